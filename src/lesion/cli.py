@@ -1,0 +1,126 @@
+"""The command line: parses, calls, prints. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from lesion.errors import LesionError
+
+app = typer.Typer(
+    help="Finds the neurons that a vision-language model cannot live without, and proves it.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of tables.")]
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the user can mend is one line and exit code 2; an interrupt says how to go on."""
+    try:
+        yield
+    except LesionError as error:
+        typer.echo(f"lesion: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("lesion: interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def study(
+    model: Model = "tiny-llava",
+    data: Annotated[str, typer.Option(help="Folder of images; a subfolder is a category.")] = "scenes",
+    prompt: Annotated[str, typer.Option(help="What the model is asked about each image.")] = "Describe this image in detail.",
+    component: Annotated[str, typer.Option(help="vision, connector, qformer, language or all.")] = "language",
+    role: Annotated[str, typer.Option(help="gate, up, hidden, down or all.")] = "gate",
+    scorer: Annotated[str, typer.Option(help="can, activation, gradient, taylor or random.")] = "can",
+    alpha: Annotated[float, typer.Option(help="Exponent of the gradient in CAN, 0 to 1.")] = 1.0,
+    aggregate: Annotated[str, typer.Option(help="Over tokens: mean, max, sum or last.")] = "mean",
+    positions: Annotated[str, typer.Option(help="Tokens that count: all, image, prompt, answer or first.")] = "all",
+    samples: Annotated[int, typer.Option(help="Number of images.")] = 32,
+    split: Annotated[str, typer.Option(help="half: rank on one half, measure on the other; same: both on all.")] = "half",
+    target: Annotated[str, typer.Option(help="answer: the intact model's own; reference: the data's text.")] = "answer",
+    mask: Annotated[str, typer.Option(help="zero or mean: what a masked neuron is set to.")] = "zero",
+    max_k: Annotated[int | None, typer.Option(help="Largest number of neurons to mask. Default: all.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    controls: Annotated[int, typer.Option(help="Control sets of each kind.")] = 10,
+    minimal_limit: Annotated[int, typer.Option(help="Largest k* for which a minimal set is sought.")] = 32,
+    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
+    out: Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses samples and controls.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="An unreadable image stops the study.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    json: Json = False,
+) -> None:
+    """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
+    options: dict[str, Any] = {
+        "data": data, "prompt": prompt, "component": component, "role": role, "scorer": scorer, "alpha": alpha,
+        "aggregate": aggregate, "positions": positions, "samples": samples, "split": split, "target": target,
+        "mask": mask, "max_k": max_k, "max_new_tokens": max_new_tokens, "controls": controls,
+        "minimal_limit": minimal_limit, "clip": clip, "seed": seed, "strict": strict, "dtype": dtype, "device": device,
+        "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.console import Bars, show_result
+        from lesion.study import Study
+
+        result = Study(model, out=out, progress=Bars(), **options).run()
+        _print(json, lambda: result.model_dump_json(indent=1), lambda: show_result(result, Console()))
+
+
+@app.command()
+def sites(model: Model = "tiny-llava", json: Json = False) -> None:
+    """List where a model's feed-forward neurons are: component, role, layers, width, neurons, reachable."""
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.console import show_sites, site_rows
+        from lesion.models.loading import load_structure
+
+        found = load_structure(model)
+        _print(json, lambda: _to_json(site_rows(found)), lambda: show_sites(found, Console()))
+
+
+def _to_json(data: Any) -> str:
+    import json
+
+    return json.dumps(data, indent=1)
+
+
+def _print(json: bool, text: Callable[[], str], table: Callable[[], None]) -> None:
+    if json:
+        typer.echo(text())
+    else:
+        table()
+
+
+def _quiet_libraries() -> None:
+    """Loading bars and advice of the libraries underneath are not for lesion's users; errors still are."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Entry point of the ``lesion`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Masking: replaces the values of chosen neurons at every token, in prefill and in every decoding step.
+
+Masks are forward hooks on the model's own modules. Nothing of the model is replaced or edited, and on leaving the
+context exactly the hooks that were added are removed, whatever happened inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lesion.errors import NeuronSetError, OptionError
+from lesion.neurons import NeuronSet
+from lesion.sites import Site
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+Means = Mapping[str, "np.ndarray"]
+"""Site key -> the mean value of each of its neurons, ``[width]``."""
+
+
+@contextmanager
+def mask(
+    model: nn.Module, neurons: NeuronSet | Sequence[NeuronSet], value: str = "zero", means: Means | None = None
+) -> Iterator[None]:
+    """Masks neurons while the context lasts.
+
+    Args:
+        model: The model whose modules the sites name.
+        neurons: One set for every row of a batch; or a sequence of sets, one a row, for as many experiments in one
+            batch as it has rows. A batch with another number of rows is then an error.
+        value: ``"zero"``, or ``"mean"`` for the neurons' mean values (arXiv 2402.17762 finds that zero destroys where
+            the mean does not).
+        means: The mean values that ``"mean"`` needs.
+
+    Raises:
+        NeuronSetError: The model lacks a module of the set, or a module's width is not the site's; or, when a
+            per-sample mask is used, the batch has another number of rows than there are sets.
+        OptionError: An unknown ``value``, or means missing for a masked site.
+    """
+    if value not in ("zero", "mean"):
+        raise OptionError(f"mask value {value!r} is unknown; expected zero or mean")
+    rows = None if isinstance(neurons, NeuronSet) else list(neurons)
+    sets = [neurons] if isinstance(neurons, NeuronSet) else list(neurons)
+    touched = sorted({site for members in sets for site in members.sites}, key=lambda s: s.order)
+    modules: dict[str, Any] = dict(model.named_modules())
+    with ExitStack() as hooks:
+        for site in touched:
+            module = modules.get(site.path)
+            if module is None:
+                raise NeuronSetError(f"the model has no module {site.path!r}; is the set from another model?")
+            fill = _fill(site, value, means)
+            replace = _shared(site, sets[0], fill) if rows is None else _per_row(site, rows, fill)
+            # Registered one by one under the stack, so that a failure half way leaves none behind.
+            hooks.callback(_register(module, site, replace).remove)
+        yield
+
+
+def _fill(site: Site, value: str, means: Means | None) -> np.ndarray | None:
+    if value == "zero":
+        return None
+    if means is None or site.key not in means:
+        raise OptionError(f"mask value 'mean' needs the mean values of {site.key}; found none")
+    return means[site.key]
+
+
+def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None) -> Any:
+    """Replaces the same neurons in every row."""
+    import torch
+
+    indices = torch.from_numpy(members.indices(site))
+    values = None if fill is None else torch.from_numpy(fill)[indices]
+
+    def replace(x: torch.Tensor) -> torch.Tensor:
+        nonlocal indices, values
+        _check_width(site, x)
+        indices = indices.to(x.device)
+        if values is None:
+            return x.index_fill(-1, indices, 0)
+        values = values.to(device=x.device)
+        return x.index_copy(-1, indices, values.to(x.dtype).expand(*x.shape[:-1], len(indices)))
+
+    return replace
+
+
+def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None) -> Any:
+    """Replaces each row's own neurons."""
+    import torch
+
+    masked = torch.zeros(len(rows), site.width, dtype=torch.bool)
+    for row, members in enumerate(rows):
+        masked[row, torch.from_numpy(members.indices(site))] = True
+    values = torch.zeros(site.width) if fill is None else torch.from_numpy(fill)
+
+    def replace(x: torch.Tensor) -> torch.Tensor:
+        nonlocal masked, values
+        _check_width(site, x)
+        if x.ndim < 2 or x.shape[0] != len(rows):
+            raise NeuronSetError(
+                f"per-sample masks at {site.path}: {len(rows)} sets for an activation of shape {tuple(x.shape)}; "
+                "expected one set for each row of the batch"
+            )
+        masked, values = masked.to(x.device), values.to(x.device)
+        where = masked.view(len(rows), *[1] * (x.ndim - 2), site.width)
+        return torch.where(where, values.to(x.dtype), x)
+
+    return replace
+
+
+def _check_width(site: Site, x: torch.Tensor) -> None:
+    if x.shape[-1] != site.width:
+        raise NeuronSetError(f"{site.key} should have {site.width} neurons; its module gives {x.shape[-1]}")
+
+
+def _register(module: Any, site: Site, replace: Any) -> Any:
+    if site.reads_input:
+        return module.register_forward_pre_hook(lambda _, args: (replace(args[0]), *args[1:]))
+    return module.register_forward_hook(lambda _, args, output: replace(output))

@@ -1,0 +1,157 @@
+"""The run directory: what a study decided, measured and found, so that it can be resumed, checked and replayed.
+
+``evaluations.jsonl`` grows by one line an evaluation; every other file is written whole or not at all. A process that
+is killed loses at most the evaluation it was at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from lesion.errors import RunError
+from lesion.files import write_text
+from lesion.metrics import Judged, Likelihood
+from lesion.models.vlm import Answer
+from lesion.options import StudyOptions
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock; there, two processes in one folder are the user's to avoid
+    fcntl = None
+
+CONFIG, MANIFEST, RESULT = "config.yaml", "manifest.json", "result.json"
+IMPORTANCE, RANKING, CRITICAL = "importance.safetensors", "ranking.csv", "critical.json"
+EVALUATIONS, FIGURES, LOCK = "evaluations.jsonl", "figures", ".lock"
+
+
+class RunDirectory:
+    """A study's folder. Use :meth:`open` as a context; it holds the folder's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: str | Path, options: StudyOptions) -> Iterator[RunDirectory]:
+        """Opens or makes the folder of a study.
+
+        Raises:
+            RunError: It holds another study or other files, another process works in it, or it cannot be written.
+        """
+        run = cls(Path(path))
+        run.check(options)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            lock = (run.path / LOCK).open("a")
+        except OSError as error:
+            raise RunError(f"{path} cannot be used as a run directory: {error.strerror or error}") from None
+        with lock:
+            _hold(lock, run.path)
+            if not (run.path / CONFIG).exists():
+                write_text(run.path / CONFIG, options.to_yaml())
+            run._read_evaluations()
+            yield run
+
+    def check(self, options: StudyOptions) -> None:
+        """Reads only.
+
+        Raises:
+            RunError: The folder holds another study, or files that are no study's.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; expected a folder, or a name that is not there yet")
+        config = self.path / CONFIG
+        if config.exists():
+            held = StudyOptions.from_yaml(config.read_text(), str(config)).question()
+            asked = options.question()
+            differing = [name for name in asked if held[name] != asked[name]]
+            if differing:
+                first = differing[0]
+                raise RunError(
+                    f"{self.path} holds another study ({first} is {held[first]!r} there, {asked[first]!r} here); "
+                    "choose another --out"
+                )
+        elif self.path.exists() and any(p.name != LOCK and not p.name.startswith(f".{CONFIG}") for p in self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and holds no study; choose another --out")
+
+    # -- evaluations -------------------------------------------------------------------------------------------------
+    def _read_evaluations(self) -> None:
+        path = self.path / EVALUATIONS
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            # A process was killed in the middle of a line; the line is not finished work.
+            os.truncate(path, len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                self._lines[entry["key"]] = entry
+            except (ValueError, KeyError, TypeError):
+                raise RunError(f"{path} line {number} is damaged; remove that line to have it measured again") from None
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
+        with (self.path / EVALUATIONS).open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines[entry["key"]] = entry
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._lines
+
+    def evaluation(self, key: str) -> list[Judged]:
+        """What was measured under a key."""
+        return [_judged(sample) for sample in self._lines[key]["samples"]]
+
+    def add_evaluation(self, key: str, about: dict[str, Any], judged: list[Judged], metrics: dict[str, Any]) -> None:
+        self._append({"key": key, **about, "metrics": metrics, "samples": [asdict(j) for j in judged]})
+
+    def answers(self, key: str) -> dict[str, Answer]:
+        """Sample id -> the intact model's answer."""
+        return {id: Answer(tuple(a["ids"]), a["text"]) for id, a in self._lines[key]["answers"].items()}
+
+    def add_answers(self, key: str, answers: dict[str, Answer]) -> None:
+        self._append({"key": key, "kind": "answers", "answers": {id: asdict(a) for id, a in answers.items()}})
+
+    # -- files -------------------------------------------------------------------------------------------------------
+    def write_json(self, name: str, data: Any) -> None:
+        write_text(self.path / name, json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """A JSON file of the run; None if it is not there.
+
+        Raises:
+            RunError: It is there and is not JSON.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise RunError(f"{path} is damaged; delete it to have it made again") from None
+
+
+def _hold(lock: IO[str], path: Path) -> None:
+    """The lock goes when the file is closed, or its process ends, however it ends."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RunError(f"another process is working in {path}; wait for it, or choose another --out") from None
+
+
+def _judged(data: dict[str, Any]) -> Judged:
+    parts = {name: Likelihood(**data[name]) for name in ("reference", "generated", "generated_intact")}
+    return Judged(**{**data, **parts})

@@ -1,0 +1,18 @@
+"""The embedded models and the scenes that they were trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EMBEDDED = ("tiny-llava", "tiny-instructblip", "tiny-clip")
+
+
+def folder(name: str) -> Path:
+    """Where an embedded model's weights, processor and card are.
+
+    Raises:
+        KeyError: No embedded model has that name.
+    """
+    if name not in EMBEDDED:
+        raise KeyError(name)
+    return Path(__file__).parent / name

@@ -1,0 +1,27 @@
+"""Curves with known answers, made from numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lesion.curve import Curve, Point
+from lesion.metrics import Judged, Likelihood
+
+CHANCE = 20.0
+
+
+def judged(i: int, nll: float, clip: float) -> Judged:
+    value = Likelihood(nll if math.isfinite(nll) else None, 10)
+    return Judged(f"s{i}", "text", value, value, value, clip, 0.0, 1.0, False, 0.0, 0.0, "degraded")
+
+
+def point(k: int, nlls: Sequence[float], clips: Sequence[float]) -> Point:
+    return Point(k, tuple(judged(i, n, c) for i, (n, c) in enumerate(zip(nlls, clips, strict=True))))
+
+
+def curve(ks: Sequence[int], nll: Sequence[float], clip: Sequence[float], samples: int = 8) -> Curve:
+    """Every sample a little above or below the given means, by the same amount at every k."""
+    shift = [0.01 * (i - (samples - 1) / 2) for i in range(samples)]
+    points = [point(k, [n + s for s in shift], [c + s for s in shift]) for k, n, c in zip(ks, nll, clip, strict=True)]
+    return Curve(points, [CHANCE] * samples)

@@ -1,0 +1,189 @@
+"""Masks do what they say, at every token and in every decoding step, and leave nothing behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lesion.errors import NeuronSetError, OptionError
+from lesion.masking import mask
+from lesion.neurons import Neuron, NeuronSet
+from lesion.sites import Site
+from tests import tiny_models
+
+PROMPT = "What do you see?"
+
+
+def logits(vlm, count=2):
+    prompts = [vlm.prompt(s, PROMPT) for s in tiny_models.samples(count)]
+    inputs = {k: torch.cat([p.inputs[k] for p in prompts]) for k in prompts[0].inputs}
+    with torch.inference_mode():
+        return vlm.model(**inputs).logits
+
+
+def some(vlm, role, indices=(1, 5, 7), layer=1, component="language"):
+    site = next(s for s in vlm.sites.select(component, role) if s.layer == layer)
+    return NeuronSet(Neuron(site, i) for i in indices)
+
+
+def test_gate_up_and_hidden_masks_and_edited_weights_are_equal_bit_for_bit(vlm):
+    masked = {}
+    for role in ("gate", "up", "hidden"):
+        with mask(vlm.model, some(vlm, role)):
+            masked[role] = logits(vlm)
+    intact = logits(vlm)
+    path = some(vlm, "hidden").sites[0].path
+    weight = vlm.model.get_submodule(path).weight
+    kept = weight.clone()
+    for name, rows in (("gate", "gate_proj"), ("up", "up_proj")):
+        matrix = vlm.model.get_submodule(path.replace("down_proj", rows)).weight
+        before = matrix.clone()
+        matrix[[1, 5, 7]] = 0
+        assert torch.equal(logits(vlm), masked[name]), f"{name}: masking is not zeroing its rows"
+        matrix.copy_(before)
+    weight[:, [1, 5, 7]] = 0
+    edited = logits(vlm)
+    weight.copy_(kept)
+    assert torch.equal(masked["gate"], masked["up"])
+    assert torch.equal(masked["gate"], masked["hidden"])
+    assert torch.equal(masked["gate"], edited)
+    assert not torch.equal(masked["gate"], intact)
+
+
+def test_a_down_mask_is_the_projection_with_its_rows_zeroed(vlm):
+    neurons = some(vlm, "down")
+    with mask(vlm.model, neurons):
+        masked = logits(vlm)
+    weight = vlm.model.get_submodule(neurons.sites[0].path).weight
+    weight[[1, 5, 7]] = 0
+    assert torch.equal(logits(vlm), masked)
+
+
+def test_masking_several_sites_together_and_nothing(vlm):
+    both = some(vlm, "gate", layer=0) | some(vlm, "down", layer=2)
+    with mask(vlm.model, some(vlm, "gate", layer=0)), mask(vlm.model, some(vlm, "down", layer=2)):
+        nested = logits(vlm)
+    with mask(vlm.model, both):
+        assert torch.equal(logits(vlm), nested)
+    with mask(vlm.model, NeuronSet()):
+        nothing = logits(vlm)
+    assert torch.equal(nothing, logits(vlm))
+
+
+def test_vision_and_connector_masks_change_the_logits_and_unreachable_ones_do_not(vlm):
+    intact = logits(vlm)
+    for site in vlm.sites:
+        with mask(vlm.model, NeuronSet(Neuron(site, i) for i in range(site.width))):
+            assert torch.equal(logits(vlm), intact) != site.reachable, site
+
+
+def test_per_sample_masks_equal_one_by_one(vlm):
+    sets = [some(vlm, "gate"), NeuronSet(), some(vlm, "down", (0, 2), 0) | some(vlm, "hidden", (3,), 2)]
+    with mask(vlm.model, sets):
+        together = logits(vlm, 3)
+    for row, neurons in enumerate(sets):
+        with mask(vlm.model, neurons):
+            assert torch.equal(together[row], logits(vlm, 3)[row])
+
+
+def test_per_sample_masks_need_one_set_a_row(vlm):
+    with pytest.raises(NeuronSetError, match="2 sets for an activation of shape"), mask(vlm.model, [some(vlm, "gate")] * 2):
+        logits(vlm, 3)
+    assert tiny_models.hook_count(vlm.model) == 0
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("role", ["gate", "hidden", "down"])
+def test_mean_mask_sets_the_given_values(role, per_row):
+    model = tiny_models.ThreeNeurons()
+    site = next(s for s in model.sites if s.role == role)
+    neurons, values = NeuronSet([Neuron(site, 0)]), {site.key: np.array([7.0, 8.0, 9.0])[: site.width]}
+    x = torch.tensor([[[2.0]]])
+    with torch.no_grad(), mask(model, [neurons] if per_row else neurons, "mean", values):
+        found = model(x).item()
+    # Intact: gate 2, 4, -6; up 2, 2, 1; hidden 4, 8, -6; down 4 - 4 - 12 = -12.
+    assert found == {"gate": 7 * 2 - 4 - 12, "hidden": 7 - 4 - 12, "down": 7.0}[role]
+
+
+def test_mean_mask_needs_means(vlm):
+    with pytest.raises(OptionError, match="needs the mean values"), mask(vlm.model, some(vlm, "gate"), "mean"):
+        pass
+    with pytest.raises(OptionError, match="'two' is unknown; expected zero or mean"), mask(vlm.model, NeuronSet(), "two"):
+        pass
+
+
+def test_masks_act_in_prefill_and_in_every_decoding_step(vlm):
+    """With a cache, generation equals running the whole sequence anew at every step, under the same mask."""
+    neurons = some(vlm, "gate", range(12)) | some(vlm, "down", range(4), 0)
+    prompt = vlm.prompt(tiny_models.samples(1)[0], PROMPT)
+    [embeds] = vlm.embed([prompt])
+    steps = []
+    down = vlm.model.get_submodule(next(s for s in neurons.sites if s.role == "down").path)
+    with mask(vlm.model, neurons):
+        handle = down.register_forward_hook(lambda m, a, out: steps.append(out[..., :4].abs().max().item()))
+        [answer] = vlm.generate([embeds], 8)
+        handle.remove()
+        table, ids = vlm.model.get_input_embeddings(), []
+        for _ in answer.ids:
+            rows = torch.cat([embeds, table(torch.tensor(ids, dtype=torch.long))])[None]
+            ones = torch.ones(rows.shape[:2], dtype=torch.long)
+            with torch.inference_mode():
+                out = vlm._generator(inputs_embeds=rows, attention_mask=ones, use_cache=False)
+            ids.append(int(out.logits[0, -1].argmax()))
+    [intact] = vlm.generate([embeds], 8)
+    assert list(answer.ids) == ids
+    assert answer.ids != intact.ids, "the mask must change the answer, or this test shows nothing"
+    assert len(steps) == len(answer.ids)
+    assert steps == [0.0] * len(steps)
+
+
+def test_hooks_are_gone_after_success_and_after_an_exception(vlm):
+    with mask(vlm.model, some(vlm, "gate") | some(vlm, "hidden")):
+        assert tiny_models.hook_count(vlm.model) == 2
+    assert tiny_models.hook_count(vlm.model) == 0
+    with pytest.raises(ZeroDivisionError), mask(vlm.model, some(vlm, "gate")):
+        raise ZeroDivisionError
+    assert tiny_models.hook_count(vlm.model) == 0
+
+
+def test_hooks_are_gone_after_a_generator_is_dropped(vlm):
+    def answers():
+        with mask(vlm.model, some(vlm, "gate")):
+            while True:
+                yield logits(vlm)
+
+    running = answers()
+    next(running)
+    assert tiny_models.hook_count(vlm.model) == 1
+    del running
+    assert tiny_models.hook_count(vlm.model) == 0
+
+
+def test_hooks_are_gone_when_registering_fails_half_way(vlm):
+    wrong = Site("model.nowhere", "language", "up", 9, 4)
+    with pytest.raises(NeuronSetError, match="no module 'model.nowhere'"), mask(
+        vlm.model, some(vlm, "gate") | NeuronSet([Neuron(wrong, 1)])
+    ):
+        pass
+    assert tiny_models.hook_count(vlm.model) == 0
+
+
+def test_the_users_own_hooks_stay(vlm):
+    called = []
+    module = vlm.model.get_submodule(some(vlm, "gate").sites[0].path)
+    handle = module.register_forward_hook(lambda m, a, out: called.append(1))
+    with mask(vlm.model, some(vlm, "gate")):
+        pass
+    logits(vlm)
+    assert called
+    handle.remove()
+
+
+def test_a_site_of_another_width_is_refused(vlm):
+    site = some(vlm, "gate").sites[0]
+    wide = Site(site.path, site.component, site.role, site.layer, site.width + 1)
+    with pytest.raises(NeuronSetError, match=f"should have {site.width + 1} neurons; its module gives {site.width}"), mask(
+        vlm.model, NeuronSet([Neuron(wide, 0)])
+    ):
+        logits(vlm)
