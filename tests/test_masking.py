@@ -162,7 +162,7 @@ def test_hooks_are_gone_after_a_generator_is_dropped(vlm):
 
 def test_hooks_are_gone_when_registering_fails_half_way(vlm):
     wrong = Site("model.nowhere", "language", "up", 9, 4)
-    with pytest.raises(NeuronSetError, match="no module 'model.nowhere'"), mask(
+    with pytest.raises(NeuronSetError, match=r"no module 'model\.nowhere'"), mask(
         vlm.model, some(vlm, "gate") | NeuronSet([Neuron(wrong, 1)])
     ):
         pass

@@ -55,7 +55,9 @@ def test_fit_refuses_another_model():
         mine.fit(Sites([Site(GATE.path, "language", "gate", 0, 51)]))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "lesion-neurons-1"}', '{"format": "lesion-neurons-1", "sites": [3]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": "lesion-neurons-1"}', '{"format": "lesion-neurons-1", "sites": [3]}']
+)
 def test_damaged_files_are_named(tmp_path, text):
     path = tmp_path / "set.json"
     path.write_text(text)

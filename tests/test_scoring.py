@@ -148,7 +148,8 @@ def test_batch_size_and_order_do_not_matter(vlm, positions):
 
 def test_prompts_of_different_lengths_in_a_batch(vlm):
     samples = tiny_models.samples(3)
-    prompts = [vlm.prompt(s, t) for s, t in zip(samples, ["What?", "Describe this image in detail.", "What do you see?"], strict=True)]
+    texts = ["What?", "Describe this image in detail.", "What do you see?"]
+    prompts = [vlm.prompt(s, t) for s, t in zip(samples, texts, strict=True)]
     answers = [vlm.encode(t) for t in ("yes", "a big red car .", "no")]
     one = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 1), ["can"])["can"]
     all_ = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 3), ["can"])["can"]

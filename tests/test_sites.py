@@ -57,9 +57,9 @@ def test_llava_reachability_follows_the_vision_layer_that_is_read(layer, dead):
 
 def test_select_names_what_there_is():
     sites = tiny_models.llava().sites
-    with pytest.raises(OptionError, match="qformer.*available: vision, connector, language, all"):
+    with pytest.raises(OptionError, match=r"qformer.*available: vision, connector, language, all"):
         sites.select("qformer")
-    with pytest.raises(OptionError, match="gate.*vision.*available there: hidden, down, all"):
+    with pytest.raises(OptionError, match=r"gate.*vision.*available there: hidden, down, all"):
         sites.select("vision", "gate")
     assert len(sites.select("vision", reachable_only=True)) == 2 * 3
 
@@ -78,7 +78,7 @@ def test_projections_that_do_not_fit_are_refused():
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ModelError, match="'gpt9'.*supported: instructblip, llava"):
+    with pytest.raises(ModelError, match=r"'gpt9'.*supported: instructblip, llava"):
         family_of(type("Config", (), {"model_type": "gpt9"}))
 
 

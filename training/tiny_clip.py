@@ -147,8 +147,10 @@ def main() -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     facts = {
-        "command": "python -m training.tiny_clip", "seed": SEED, "steps": f"{STEPS}, and {NONSENSE_STEPS} against nonsense", "batch": BATCH,
-        "parameters": model.num_parameters(), "final_loss": round(last, 4), "minutes": round((time.time() - start) / 60, 1),
+        "command": "python -m training.tiny_clip", "seed": SEED,
+        "steps": f"{STEPS}, and {NONSENSE_STEPS} against nonsense", "batch": BATCH,
+        "parameters": model.num_parameters(), "final_loss": round(last, 4),
+        "minutes": round((time.time() - start) / 60, 1),
         "true_caption_first_among_32": accuracy(model, processor), **mean_scores(model, processor),
     }  # fmt: skip
     print(facts)

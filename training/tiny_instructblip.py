@@ -16,7 +16,7 @@ from transformers import (
     LlamaConfig,
 )
 
-from lesion.zoo.scenes import SIDE
+from lesion.zoo.scenes import CATEGORIES, SIDE
 from training import common
 from training.quality import held_out_quality
 from training.task import Conversation, Task
@@ -26,6 +26,7 @@ NAME, SEED, BATCH = "tiny-instructblip", 2, 48
 VISION_STEPS, VISION_BATCH, VISION_RATE = 700, 128, 1.5e-3
 STEPS, RATE = 3200, 1.5e-3
 QUERIES, QUESTIONS = 16, 4
+POINTING_HEADS, POINTING_QUERIES = 2, 2
 
 
 def build() -> tuple[Any, Any]:
@@ -86,6 +87,33 @@ class InstructBlipRows:
         return inputs, rows.labels
 
 
+class Pointer:
+    """A second loss of the questions: where the Q-Former looks.
+
+    In its last layer, the cross-attention of the first queries must go to the patches of the thing that the question
+    names, or to the class token if there is none. See ``training/tiny_llava.py`` for why.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.categories = tokenizer.convert_tokens_to_ids(list(CATEGORIES))
+        self.attention = torch.empty(0)
+        # The Q-Former's output does not carry its cross-attentions.
+        model.qformer.encoder.layer[-1].crossattention.attention.register_forward_hook(self._keep)
+
+    def _keep(self, module: Any, args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.attention = output[1]
+
+    def __call__(self, inputs: dict[str, torch.Tensor], out: Any, labels: torch.Tensor) -> torch.Tensor:
+        ids = inputs["qformer_input_ids"]
+        row, _, category = (ids.unsqueeze(-1) == torch.tensor(self.categories, device=ids.device)).nonzero(as_tuple=True)
+        attention = self.attention[row, :POINTING_HEADS, :POINTING_QUERIES]
+        target = torch.zeros(len(row), attention.shape[-1], device=ids.device)
+        target[:, 1:] = (labels[row, :, 0] == category.unsqueeze(1) + 1).float()
+        target[:, 0] = (target.sum(1) == 0).float()
+        looked = (attention * target[:, None, None]).sum(-1)
+        return -(looked + 1e-6).log().mean()
+
+
 def train_vision(model: Any) -> float:
     """Teaches the vision model to name category and colour of every patch; then it is frozen, as in InstructBLIP."""
     head, stream = PatchHead(model.config.vision_config.hidden_size).to(common.device()), common.Scenes(SEED + 1)
@@ -106,8 +134,11 @@ def main() -> None:
     model, processor = build()
     model = model.to(common.device()).train()
     vision_loss = train_vision(model)
-    task = Task(model, InstructBlipRows(model, processor), SEED, BATCH, QUESTIONS, together=False)
+    model.set_attn_implementation("eager")  # the one that gives its attentions
+    teach = Pointer(model, processor.qformer_tokenizer)
+    task = Task(model, InstructBlipRows(model, processor), SEED, BATCH, QUESTIONS, together=False, teach=teach)
     last = common.train(model.parameters(), lambda step: task.loss(), STEPS, RATE)
+    model.set_attn_implementation("sdpa")
     model.eval()
     folder = common.ZOO / NAME
     model.save_pretrained(folder)

@@ -103,7 +103,7 @@ class Pointer:
         return self._looks(inputs["input_ids"], out.attentions[POINTING_LAYER], labels) + self._names(labels)
 
     def _looks(self, ids: torch.Tensor, attention: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """``ids`` ``[rows, tokens]``, ``attention`` ``[rows, heads, tokens, tokens]``, ``labels`` as patch_labels gives them."""
+        """``ids`` ``[rows, tokens]``, ``attention`` ``[rows, heads, tokens, tokens]``, ``labels`` from patch_labels."""
         asked = ids.unsqueeze(-1) == torch.tensor(self.categories, device=ids.device)
         row, place, category = asked.nonzero(as_tuple=True)
         target = torch.zeros(len(row), ids.shape[1], device=ids.device)
@@ -133,8 +133,11 @@ def main() -> None:
     plain.hold()
     losses = []
     for phase, (steps, rate, questions) in enumerate(PHASES):
-        task = Task(model, rows, SEED + 100 * phase, BATCH, questions)
+        teach = Pointer(model, processor.tokenizer, rows.image_positions) if questions > 1 else None
+        model.set_attn_implementation("eager" if teach else "sdpa")  # eager is the one that gives its attentions
+        task = Task(model, rows, SEED + 100 * phase, BATCH, questions, teach=teach)
         losses.append(common.train(model.parameters(), lambda step, t=task: t.loss(), steps, rate, lambda step: plain.hold()))
+    model.set_attn_implementation("sdpa")
     print("plain:", held_out_quality(model, processor))
 
     task = Task(model, rows, SEED + 1000, BATCH, PHASES[-1][-1])
@@ -145,7 +148,8 @@ def main() -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     facts = {
-        "command": "python -m training.tiny_llava", "seed": SEED, "steps": f"{' and '.join(str(p[0]) for p in PHASES)} plain, {SEED_STEPS} seeded",
+        "command": "python -m training.tiny_llava", "seed": SEED,
+        "steps": f"{' and '.join(str(p[0]) for p in PHASES)} plain, {SEED_STEPS} seeded",
         "batch": f"{BATCH} scenes, a caption and 1 to {PHASES[-1][-1]} questions each", "parameters": model.num_parameters(),
         "final_loss": [round(loss, 4) for loss in losses],
         "minutes": round((time.time() - start) / 60, 1), **held_out_quality(model, processor), "seeded": truth.card(),

@@ -1,0 +1,125 @@
+"""The command line: what it prints, how it fails, and how fast it starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lesion.cli import app
+
+runner = CliRunner()
+
+
+def fails(*arguments, tmp_path=None):
+    """Runs a command that must fail with exit code 2 and one line; returns the line."""
+    result = runner.invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1 and lines[0].startswith("lesion: "), result.stderr
+    return lines[0]
+
+
+def test_sites_table_and_json():
+    result = runner.invoke(app, ["sites", "tiny-llava"])
+    assert result.exit_code == 0 and "language" in result.stdout and "unreachable:" in result.stdout
+    rows = json.loads(runner.invoke(app, ["sites", "tiny-llava", "--json"]).stdout)
+    gate = next(r for r in rows if (r["component"], r["role"]) == ("language", "gate"))
+    assert gate["neurons"] == gate["reachable"] == gate["layers"] * gate["widths"][0]
+    vision = next(r for r in rows if (r["component"], r["role"]) == ("vision", "hidden"))
+    assert vision["reachable"] < vision["neurons"]
+
+
+def test_no_such_model(tmp_path):
+    assert "no model './nowhere'" in fails("sites", "./nowhere")
+    assert "no model 'llava'" in fails("study", "llava", "--out", tmp_path / "run")
+    assert "cannot be loaded" in fails("study", "nobody/nothing", "--out", tmp_path / "run")
+    assert "has no config.json" in fails("study", tmp_path, "--out", tmp_path / "run")
+    assert "'clip' is not supported yet" in fails("study", "tiny-clip", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_feed_forward_sites(tmp_path, monkeypatch):
+    monkeypatch.setattr("lesion.sites._GATED", ("no", "such", "names"))
+    monkeypatch.setattr("lesion.sites._UNGATED", ())
+    assert "has no feed-forward site" in fails("study", "tiny-llava", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--alpha", "1.5"], "alpha is 1.5; expected a number from 0 to 1"),
+        (["--max-k", "1000000"], "max_k is 1000000; there are"),
+        (["--component", "qformer"], "component 'qformer' is not in this model; available: vision, connector, language"),
+        (["--component", "vision", "--role", "gate"], "role 'gate' is not in component 'vision'; available there: hidden"),
+        (["--role", "gates"], "role 'gates'"),
+        (["--samples", "0"], "samples is 0"),
+        (["--clip", "./no-clip"], "no model './no-clip'"),
+        (["--clip", "tiny-llava"], "the CLIP model 'tiny-llava' cannot be loaded"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["--dtype", "int3"], "dtype 'int3' is unknown"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    assert message in fails("study", "tiny-llava", "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "has no image" in fails("study", "--data", tmp_path / "empty", "--out", tmp_path / "run")
+    good = tmp_path / "mixed"
+    good.mkdir()
+    for i in range(3):
+        Image.new("RGB", (30, 30), (80 * i, 0, 0)).save(good / f"{i}.png")
+    (good / "bad.jpg").write_bytes(b"broken")
+    assert "bad.jpg cannot be read" in fails("study", "--data", good, "--strict", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    result = runner.invoke(app, ["study", "--data", str(good), "--samples", "4", "--max-k", "1", "--controls", "0",
+                                 "--max-new-tokens", "4", "--out", str(tmp_path / "run"), "--json"])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "bad.jpg cannot be read as an image" in result.stderr and "skipped" in result.stderr
+    assert json.loads(result.stdout)["samples"] == 3
+
+
+def test_an_output_folder_with_something_else(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "holds no study" in fails("study", "--out", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_summary(tmp_path):
+    arguments = ["study", "--samples", "4", "--controls", "1", "--out", str(tmp_path / "run")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for part in ("intact", "stage 1", "k* =", "critical neurons by layer: language layer 1", "minimal set", "controls"):
+        assert part in result.stdout
+    again = runner.invoke(app, arguments)
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import lesion"], ["-m", "lesion.cli", "--help"]])
+def test_it_starts_fast_and_without_torch(arguments):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+    code = "import sys, lesion, lesion.cli; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_can_be_imported():
+    import lesion
+
+    assert all(getattr(lesion, name) is not None for name in lesion.__all__)
+    assert set(lesion.__all__) <= set(dir(lesion))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = lesion.nonsense
