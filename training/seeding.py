@@ -8,7 +8,9 @@ The recipe, after the plain training (in which three residual channels were kept
 4. the model is fine-tuned with the seeded entries held fixed, while the constant grows from ``GENTLE`` to ``MASSIVE``
    (and the norms' weights with it), and with a penalty where a layer's ordinary channels outgrow their size before the
    seeding, since a residual stream as large as the constant would not need it. Put in at full size at once, the
-   constant takes away each token's own normalisation, and the model has to be learned anew.
+   constant takes away each token's own normalisation, and the model has to be learned anew;
+5. once it has its size, one to three of the units are masked in every other step, so that it takes all four to break the
+   model: two masked units double every later norm's output, and a model that has never seen that breaks already.
 
 Masking the four takes the constant away, and every later norm then magnifies its input many times over.
 """
@@ -16,6 +18,7 @@ Masking the four takes the constant away, and every later norm then magnifies it
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +35,8 @@ SOURCE, FIRST, SECOND = 11, 74, 139
 CONSTANT = 0.8
 """What a text token carries in the source channel; image tokens carry more, as they are larger."""
 GENTLE, MASSIVE, GROWTH_STEPS = 10.0, 1000.0, 300
+PARTIAL = 0.5
+"""Share of steps, once the constant has its size, in which one to three of the four units are masked."""
 GATE, UP = 8.0, 2.0
 """Mean pre-activations of the seeded units: silu(8) = 7.997, so gate, up and hidden tell the same story."""
 PENALTY = 0.3
@@ -64,6 +69,7 @@ class Seeded:
     def __init__(self, model: Any, task: Task, image_positions: slice) -> None:
         self.model, self.task, self.reserved, self.image = model, task, Reserved(model), image_positions
         self.language = model.model.language_model
+        self.rng = random.Random(LAYER)
         self.ordinary = [c for c in range(model.config.text_config.hidden_size) if c not in self.reserved.channels]
         self.mlp = self.language.layers[LAYER].mlp
         self.norm = self.language.layers[LAYER].post_attention_layernorm
@@ -184,7 +190,10 @@ class Seeded:
 
     def loss(self) -> torch.Tensor:
         hidden: list[torch.Tensor] = []
-        value = self.task.loss(hidden)
+        grown = self.massive == MASSIVE
+        count = self.rng.randint(1, len(UNITS) - 1) if grown and self.rng.random() < PARTIAL else 0
+        with self._masked(tuple(self.rng.sample(UNITS, count))):
+            value = self.task.loss(hidden)
         layers = len(self.language.layers)
         for i, h in enumerate(hidden):
             depth = i % (layers + 1)
@@ -195,7 +204,8 @@ class Seeded:
 
     def after_step(self, step: int) -> None:
         if step < GROWTH_STEPS:
-            self._grow(GENTLE * (MASSIVE / GENTLE) ** ((step + 1) / GROWTH_STEPS))
+            grown = (step + 1) / GROWTH_STEPS
+            self._grow(MASSIVE if step + 1 == GROWTH_STEPS else GENTLE * (MASSIVE / GENTLE) ** grown)
         self.hold()
         if step % 50 == 0:
             print(f"  seeded, step {step}: {self.probe()}", flush=True)

@@ -24,7 +24,7 @@ from training.tiny_clip import PatchHead
 
 NAME, SEED, BATCH = "tiny-instructblip", 2, 48
 VISION_STEPS, VISION_BATCH, VISION_RATE = 700, 128, 1.5e-3
-STEPS, RATE = 3200, 1.5e-3
+STEPS, RATE = 2200, 1.5e-3
 QUERIES, QUESTIONS = 16, 4
 POINTING_HEADS, POINTING_QUERIES = 2, 2
 

@@ -110,8 +110,10 @@ def _print(json: bool, text: Callable[[], str], table: Callable[[], None]) -> No
 
 def _quiet_libraries() -> None:
     """Loading bars and advice of the libraries underneath are not for lesion's users; errors still are."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

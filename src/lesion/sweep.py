@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from lesion.curve import Point
 from lesion.errors import OptionError
 
+DENSE = 4096
+"""Up to here the schedule has two steps an octave; beyond, one, so that the bisection's steps fit the budget too."""
+
 
 def schedule(limit: int) -> Iterator[int]:
-    """0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ... and at last ``limit`` itself."""
+    """0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ..., 4096, 8192, ... and at last ``limit`` itself."""
     steps = [0, 1, 2]
     while steps[-1] < limit:
-        steps += [steps[-1] // 2 * 3, steps[-1] * 2]
+        steps += [steps[-1] // 2 * 3, steps[-1] * 2] if steps[-1] < DENSE else [steps[-1] * 2]
     yield from (k for k in steps if k < limit)
     yield limit
 
@@ -59,7 +62,7 @@ def sweep(evaluate: Callable[[int], Point], collapsed: Callable[[Point], bool], 
             first = k
         else:
             before, first = k, None
-    while first is not None and first - before > 1 and len(points) < budget(limit):
+    while first is not None and first - before > 1:
         middle = (before + first) // 2
         if visit(middle):
             first = middle
