@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lesion.curve import Curve, Point
 from lesion.metrics import Judged, Likelihood
@@ -16,7 +16,7 @@ def judged(i: int, nll: float, clip: float) -> Judged:
     return Judged(f"s{i}", "text", value, value, value, clip, 0.0, 1.0, False, 0.0, 0.0, "degraded")
 
 
-def point(k: int, nlls: Sequence[float], clips: Sequence[float]) -> Point:
+def point(k: int, nlls: Iterable[float], clips: Iterable[float]) -> Point:
     return Point(k, tuple(judged(i, n, c) for i, (n, c) in enumerate(zip(nlls, clips, strict=True))))
 
 

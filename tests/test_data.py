@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from PIL import Image
 
@@ -11,7 +14,7 @@ from lesion.zoo import captions, scenes
 from lesion.zoo.drawing import draw
 
 
-def picture(path, colour="red", size=(20, 10), mode="RGB"):
+def picture(path: Path, colour: Any = "red", size: tuple[int, int] = (20, 10), mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
 

@@ -152,5 +152,6 @@ def test_greedy_answers_equal_the_models_own_generate(vlm):
     prompt = vlm.prompt(sample, PROMPT)
     [answer] = vlm.generate(vlm.embed([prompt]), 8)
     with torch.inference_mode():
-        output = vlm.model.generate(**prompt.inputs, max_new_tokens=8, do_sample=False)
+        image = [vlm.model.config.image_token_id]
+        output = vlm.model.generate(**prompt.inputs, max_new_tokens=8, do_sample=False, suppress_tokens=image)
     assert output[0].tolist()[-len(answer.ids) :] == list(answer.ids)

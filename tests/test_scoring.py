@@ -85,7 +85,10 @@ def test_alpha_zero_is_activation_alone_where_no_gradient_arrives():
 
 
 def test_gradients_against_finite_differences(vlm):
-    """|g a| of a masked-to-scale neuron, from a central difference of the loss in double precision."""
+    """The sum of g a, from a central difference: one neuron scaled up and down by a hundredth.
+
+    The step is not smaller because Llama's norms compute in float32 even in a float64 model.
+    """
     vlm.model.double()
     samples = tiny_models.samples(1)
     prompt = vlm.prompt(samples[0], "What do you see?")
@@ -97,7 +100,7 @@ def test_gradients_against_finite_differences(vlm):
         if not site.reachable:
             continue
         module, index, losses = vlm.model.get_submodule(site.path), site.width // 2, []
-        for scale in (1 + 1e-5, 1 - 1e-5):
+        for scale in (1 + 1e-2, 1 - 1e-2):
 
             def scaled(x, scale=scale, index=index):
                 x = x.clone()
@@ -111,8 +114,8 @@ def test_gradients_against_finite_differences(vlm):
             with torch.no_grad():
                 losses.append(_double_loss(batch))
             handle.remove()
-        difference = abs(losses[0] - losses[1]) / 2e-5  # = |sum over tokens of a dL/da|
-        assert found.values(site)[index] == pytest.approx(difference, rel=1e-3, abs=1e-8), site
+        difference = abs(losses[0] - losses[1]) / 2e-2  # = |sum over tokens of a dL/da|
+        assert found.values(site)[index] == pytest.approx(difference, rel=1e-2, abs=2e-5), site
         checked += 1
     assert checked >= 12
     vlm.model.float()
@@ -143,7 +146,8 @@ def test_batch_size_and_order_do_not_matter(vlm, positions):
             for site in vlm.sites:
                 # Language sites see padding in a batch; nothing of it may count. Rounding alone may differ.
                 np.testing.assert_allclose(other[name].values(site), one[name].values(site), rtol=2e-3, atol=1e-6)
-    assert len({tuple(b.values(vlm.sites[-1])) for b in one.values()}) == 2, "the scorers must differ"
+    first = vlm.sites.select("language", "gate")[0]
+    assert len({tuple(importance.values(first)) for importance in one.values()}) == 2, "the scorers must differ"
 
 
 def test_prompts_of_different_lengths_in_a_batch(vlm):

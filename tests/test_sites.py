@@ -72,7 +72,6 @@ def test_a_model_without_feed_forward_sites_is_refused():
 def test_projections_that_do_not_fit_are_refused():
     model = tiny_models.ThreeNeurons()
     model.mlp.up_proj = nn.Linear(1, 2)
-    model.config = None  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     with pytest.raises(ModelError, match=r"mlp do not fit together: widths \(3, 2, 3\)"):
         discover(model, tiny_models.family({"mlp": "language"}))
 

@@ -18,7 +18,7 @@ NAME, SEED, BATCH = "tiny-llava", 1, 32
 PHASES = ((1500, 1.5e-3, 1), (500, 1e-3, 6))
 """Steps, learning rate, questions a scene: captions are learned with one question, then questions with several."""
 POINTING_LAYER, POINTING_HEADS = 2, 2
-SEED_STEPS, SEED_RATE = 700, 6e-4
+SEED_STEPS, SEED_RATE = 950, 6e-4
 IMAGE = "<image>"
 
 CHAT_TEMPLATE = (

@@ -140,7 +140,7 @@ def discover(model: nn.Module, family: Family) -> Sites:
         ModelError: No site at all, or projections whose sizes do not fit together.
     """
     modules: dict[str, Any] = dict(model.named_modules())
-    unreachable = [re.compile(pattern) for pattern in family.unreachable(model.config)]
+    unreachable = [re.compile(pattern) for pattern in family.unreachable(getattr(model, "config", None))]
     sites: list[Site] = []
 
     def add(path: str, role: Role, width: int) -> None:

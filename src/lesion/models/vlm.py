@@ -146,6 +146,8 @@ class VisionLanguageModel:
             max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, length_penalty=1.0,
             no_repeat_ngram_size=0, min_length=0, temperature=1.0, top_p=1.0, top_k=50, pad_token_id=self.pad,
             eos_token_id=self.eos or None, bos_token_id=self.tokenizer.bos_token_id,
+            # A model that babbles may say its image token, which in the input stands for an image that is not there.
+            suppress_tokens=[self.model.config.image_token_id],
         )  # fmt: skip
         joined, mask = _left_pad(embeds)
         with torch.inference_mode():
