@@ -8,7 +8,6 @@ import torch
 from lesion.models.vlm import VisionLanguageModel
 from tests import tiny_models
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 

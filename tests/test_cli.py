@@ -95,7 +95,7 @@ def test_an_output_folder_with_something_else(tmp_path):
 
 
 def test_the_summary(tmp_path):
-    arguments = ["study", "--samples", "4", "--controls", "1", "--out", str(tmp_path / "run")]
+    arguments = ["study", "--controls", "1", "--out", str(tmp_path / "run")]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     for part in ("intact", "stage 1", "k* =", "critical neurons by layer: language layer 1", "minimal set", "controls"):

@@ -137,7 +137,7 @@ def prepared(vlm, count=5):
 @pytest.mark.parametrize("positions", ["all", "image", "prompt", "answer", "first"])
 def test_batch_size_and_order_do_not_matter(vlm, positions):
     prompts, answers = prepared(vlm)
-    options, names = ScoreOptions(positions=positions), ["can", "taylor"]
+    options, names = ScoreOptions(positions=positions), ["can", "activation", "taylor"]
     one = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 1), names, options)
     for order, size in (([0, 1, 2, 3, 4], 5), ([4, 2, 0, 3, 1], 2)):
         rows = [prompts[i] for i in order], [answers[i] for i in order]
@@ -147,7 +147,7 @@ def test_batch_size_and_order_do_not_matter(vlm, positions):
                 # Language sites see padding in a batch; nothing of it may count. Rounding alone may differ.
                 np.testing.assert_allclose(other[name].values(site), one[name].values(site), rtol=2e-3, atol=1e-6)
     first = vlm.sites.select("language", "gate")[0]
-    assert len({tuple(importance.values(first)) for importance in one.values()}) == 2, "the scorers must differ"
+    assert len({tuple(importance.values(first)) for importance in one.values()}) >= 2, "the scorers must differ"
 
 
 def test_prompts_of_different_lengths_in_a_batch(vlm):

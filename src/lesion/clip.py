@@ -33,12 +33,15 @@ class ClipScorer:
     """
 
     def __init__(self, name: str, device: str = "auto", model: Any = None, processor: Any = None) -> None:
-        from transformers import CLIPModel, CLIPProcessor
+        from transformers import AutoConfig, CLIPModel, CLIPProcessor
 
         self.name = name
         if model is None:
             try:
                 source = resolve(name)
+                # from_pretrained would fill a model of another kind with random weights, and say so in a log only.
+                if (found := AutoConfig.from_pretrained(source).model_type) != "clip":
+                    raise ValueError(f"its model type is {found!r}, expected 'clip'")
                 model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
             except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
