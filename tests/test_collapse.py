@@ -45,9 +45,7 @@ def test_the_interval_holds_k_star_and_is_open_where_resamples_have_no_collapse(
     # Half of the samples collapse at 2, the others at 4: it depends on the draw.
     early, late = [0.2, 0.2, 6, 6, 6, 6, 6], [0.2, 0.2, 0.2, 0.2, 6, 6, 6]
     clips = {0.2: 80, 6: 20}
-    points = [
-        point(k, [e] * 4 + [x] * 4, [clips[e]] * 4 + [clips[x]] * 4) for k, e, x in zip(KS, early, late, strict=True)
-    ]
+    points = [point(k, [e] * 4 + [x] * 4, [clips[e]] * 4 + [clips[x]] * 4) for k, e, x in zip(KS, early, late, strict=True)]
     found = find(Curve(points, [CHANCE] * 8))
     assert found.k_star == 4
     assert found.k_star_ci[0] == 2 and found.k_star_ci[1] == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lesion.errors import NeuronSetError, OptionError
-from lesion.masking import mask
+from lesion.masking import CLASSES, Layout, mask
 from lesion.neurons import Neuron, NeuronSet
 from lesion.sites import Site
 from tests import tiny_models
@@ -119,8 +119,68 @@ def test_mean_mask_sets_the_given_values(role, per_row):
 def test_mean_mask_needs_means(vlm):
     with pytest.raises(OptionError, match="needs the mean values"), mask(vlm.model, some(vlm, "gate"), "mean"):
         pass
-    with pytest.raises(OptionError, match="'two' is unknown; expected zero or mean"), mask(vlm.model, NeuronSet(), "two"):
+    with (
+        pytest.raises(OptionError, match="'two' is unknown; expected one of zero, mean, class-mean"),
+        mask(vlm.model, NeuronSet(), "two"),
+    ):
         pass
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("role", ["gate", "hidden", "down"])
+def test_class_means_go_to_the_tokens_of_their_class(vlm, role, per_row):
+    """In the prefill of two left-padded rows, in decoding steps, and in teacher forcing with answers of two lengths."""
+    neurons = some(vlm, role, (5,))
+    [site] = neurons.sites
+    samples = tiny_models.samples(2)
+    prompts = [vlm.prompt(samples[0], PROMPT), vlm.prompt(samples[1], "Describe this image in detail.")]
+    classes = [vlm.token_classes(p) for p in prompts]
+    for prompt, found in zip(prompts, classes, strict=True):
+        ids = prompt.inputs["input_ids"][0]
+        assert found[0] == 0 and len(found) == len(ids)
+        assert torch.equal(found[1:] == 1, ids[1:] == vlm.model.config.image_token_id)
+    values = np.zeros((len(CLASSES), site.width))
+    values[:, 5] = [10.0, 20.0, 30.0]
+    seen = []
+
+    def see(module, args, output=None):
+        seen.append((args[0] if output is None else output)[..., 5].clone())
+
+    layout, embeds = Layout(), vlm.embed(prompts)
+    rows = [neurons, neurons] if per_row else neurons
+    module = vlm.model.get_submodule(site.path)
+    with mask(vlm.model, rows, "class-mean", {site.key: values}, layout):
+        handle = (module.register_forward_pre_hook if site.reads_input else module.register_forward_hook)(see)
+        layout.expect(classes)
+        answers = vlm.generate(embeds, 3)
+        layout.expect(classes, [len(a.ids) for a in answers])
+        vlm.answer_log_probs(embeds, answers)
+    handle.remove()
+    *generating, forced = seen
+    for row, found in enumerate(classes):
+        expected = torch.tensor([10.0, 20.0, 30.0])[found]
+        assert torch.equal(generating[0][row, -len(found) :], expected)
+        text = torch.full((len(answers[row].ids),), 30.0)
+        longest = max(len(c) + len(a.ids) for c, a in zip(classes, answers, strict=True))
+        assert forced.shape[1] == longest
+        assert torch.equal(forced[row, longest - len(found) - len(text) :], torch.cat([expected, text]))
+    assert len(generating) > 1
+    for step in generating[1:]:
+        assert torch.equal(step, torch.full_like(step, 30.0))
+
+
+def test_class_means_need_the_layout_of_what_is_run(vlm):
+    neurons = some(vlm, "gate")
+    [site] = neurons.sites
+    means = {site.key: np.zeros((len(CLASSES), site.width))}
+    with pytest.raises(OptionError, match="need the layout"), mask(vlm.model, neurons, "class-mean", means):
+        logits(vlm)
+    layout = Layout()
+    layout.expect([torch.zeros(3, dtype=torch.long)])
+    wrong = pytest.raises(NeuronSetError, match="class means for 1 rows of 3 tokens; found")
+    with wrong, mask(vlm.model, neurons, "class-mean", means, layout):
+        logits(vlm)
+    assert hooks(vlm) == 0
 
 
 def test_masks_act_in_prefill_and_in_every_decoding_step(vlm):
@@ -160,6 +220,7 @@ def test_hooks_are_gone_after_success_and_after_an_exception(vlm):
 
 def test_hooks_are_gone_after_a_generator_is_dropped(vlm):
     assert hooks(vlm) == 0
+
     def answers():
         with mask(vlm.model, some(vlm, "gate")):
             while True:
@@ -175,8 +236,9 @@ def test_hooks_are_gone_after_a_generator_is_dropped(vlm):
 def test_hooks_are_gone_when_registering_fails_half_way(vlm):
     assert hooks(vlm) == 0
     wrong = Site("model.nowhere", "language", "up", 9, 4)
-    with pytest.raises(NeuronSetError, match=r"no module 'model\.nowhere'"), mask(
-        vlm.model, some(vlm, "gate") | NeuronSet([Neuron(wrong, 1)])
+    with (
+        pytest.raises(NeuronSetError, match=r"no module 'model\.nowhere'"),
+        mask(vlm.model, some(vlm, "gate") | NeuronSet([Neuron(wrong, 1)])),
     ):
         pass
     assert hooks(vlm) == 0
@@ -196,7 +258,8 @@ def test_the_users_own_hooks_stay(vlm):
 def test_a_site_of_another_width_is_refused(vlm):
     site = some(vlm, "gate").sites[0]
     wide = Site(site.path, site.component, site.role, site.layer, site.width + 1)
-    with pytest.raises(NeuronSetError, match=f"should have {site.width + 1} neurons; its module gives {site.width}"), mask(
-        vlm.model, NeuronSet([Neuron(wide, 0)])
+    with (
+        pytest.raises(NeuronSetError, match=f"should have {site.width + 1} neurons; its module gives {site.width}"),
+        mask(vlm.model, NeuronSet([Neuron(wide, 0)])),
     ):
         logits(vlm)

@@ -11,8 +11,9 @@ from lesion.importance import Importance
 from lesion.importance import load as load_importances
 from lesion.importance import save as save_importances
 from lesion.ranking import Ranking
-from lesion.scorers import SCORERS, ScoreOptions, get_scorer, rankers, register
-from lesion.scoring import frozen, score
+from lesion.scorers import CLASS_VALUES, SCORERS, VALUE, ScoreOptions, get_scorer, rankers, register
+from lesion.scoring import score
+from lesion.watching import frozen
 from tests import tiny_models
 from tests.tiny_models import Numbers, ThreeNeurons
 
@@ -41,6 +42,56 @@ def test_importance_worked_out_by_hand():
     np.testing.assert_allclose(by_role(found["gradient"])["gate"], [1.0, 0.5, 1.0], **EXACT)
     # Taylor sums over tokens: 5 and 1, mean 3
     np.testing.assert_allclose(by_role(found["taylor"])["hidden"], [3.0, 3.0, 9.0], **EXACT)
+
+
+def test_other_scorers_worked_out_by_hand():
+    """The same model and samples; the weights of the out-projection are 1, -0.5 and 2."""
+    model = ThreeNeurons()
+    batch = Numbers(model, [[1.0, 2.0], [-1.0, 0.0]])
+    found = score(model, model.sites, [batch], ["superweight", "wanda", "perturbation"], ScoreOptions(noise=0.5))
+    # The largest x^2 of a sample is 4 and 1, the largest |x| 2 and 1.
+    np.testing.assert_allclose(by_role(found["superweight"])["hidden"], [2.5, 5.0, 3.75], **EXACT)
+    np.testing.assert_allclose(by_role(found["superweight"])["gate"], [1.5, 3.0, 4.5], **EXACT)
+    # Mean |h| = 1.5 (1, 2, 1.5) and mean |g| = 1 (1, 2, 3), times |w_out|; what is written counts as it is.
+    np.testing.assert_allclose(by_role(found["wanda"])["hidden"], [1.5, 1.5, 4.5], **EXACT)
+    np.testing.assert_allclose(by_role(found["wanda"])["gate"], [1.0, 1.0, 6.0], **EXACT)
+    np.testing.assert_allclose(by_role(found["wanda"])["down"], by_role(found["superweight"])["down"] * 4.5 / 7.5, **EXACT)
+    # (x + 0.5)^2 - x^2 = x + 0.25: 1.25, 2.25, -0.75 and 0.25, of mean size 1.125
+    np.testing.assert_allclose(by_role(found["perturbation"])["gate"], [0.5, 1.0, 1.5], **EXACT)
+    np.testing.assert_allclose(by_role(found["perturbation"])["hidden"], [1.125, 2.25, 1.6875], **EXACT)
+
+
+@pytest.mark.parametrize("make", [tiny_models.llava, tiny_models.instructblip])
+def test_class_values_are_the_means_over_the_classes_tokens(make):
+    """The classes part the tokens of a sample, so their means, weighted by their tokens, are the mean of all."""
+    vlm = make()
+    [prompt], [answer] = prepared(vlm, 1)
+    names = [VALUE, *CLASS_VALUES.values()]
+    found = score(vlm.model, vlm.sites, vlm.batches([prompt], [answer], 1), names)
+    counts = torch.bincount(vlm.token_classes(prompt), minlength=3).tolist()
+    counts[2] += len(answer.ids)
+    assert counts[0] == 1 and counts[1] > 1
+    for site in vlm.sites.select("language"):
+        parts = [found[name].values(site) * n for name, n in zip(CLASS_VALUES.values(), counts, strict=True)]
+        np.testing.assert_allclose(sum(parts) / sum(counts), found[VALUE].values(site), rtol=1e-4, atol=1e-6)
+        assert not np.allclose(found["value of first"].values(site), found["value of text"].values(site))
+
+
+@pytest.mark.parametrize("make", [tiny_models.llava, tiny_models.instructblip])
+def test_perturbation_does_not_depend_on_the_batch_and_reaches_every_site(make):
+    vlm = make()
+    prompts, answers = prepared(vlm)
+    name = "perturbation"
+    one = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 1), [name])[name]
+    hooks = tiny_models.hook_count(vlm.model)  # transformers' own, since the first run
+    all_ = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 5), [name])[name]
+    assert tiny_models.hook_count(vlm.model) == hooks
+    for site in vlm.sites:
+        np.testing.assert_allclose(all_.values(site), one.values(site), rtol=2e-3, atol=1e-6)
+        assert one.values(site).max() > 0, site.key
+    other = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 5), [name], ScoreOptions(seed=1))
+    site = vlm.sites.select("language", "gate")[0]
+    assert not np.allclose(other[name].values(site), all_.values(site))
 
 
 @pytest.mark.parametrize(
@@ -169,11 +220,22 @@ def test_one_forward_and_one_backward_a_batch(vlm):
         module.register_forward_hook(lambda m, a, out: forwards.append(1)),
         module.register_full_backward_hook(lambda m, a, out: backwards.append(1)),
     ]
-    names = [n for n in SCORERS if SCORERS[n].reduce is not None]
+    names = [n for n in SCORERS if SCORERS[n].reduce is not None and SCORERS[n].needs == "gradient"]
+    assert len(names) >= 7
     score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 3), names)
     for handle in handles:
         handle.remove()
     assert (len(forwards), len(backwards)) == (2, 2)  # five samples, three a batch
+
+
+def test_the_perturbed_pass_is_one_forward(vlm):
+    prompts, answers = prepared(vlm)
+    forwards = []
+    module = vlm.model.get_submodule(next(s.path for s in vlm.sites.select("language", "gate")))
+    handle = module.register_forward_hook(lambda m, a, out: forwards.append(len(out)))
+    score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 3), ["perturbation"])
+    handle.remove()
+    assert forwards == [6, 4]
 
 
 def test_parts_merge_to_the_whole(vlm):
@@ -254,7 +316,11 @@ def test_options_out_of_range(options, message):
 
 
 def test_the_registry():
-    with pytest.raises(OptionError, match="'best' is unknown; available: activation, can, gradient, random, taylor"):
+    known = "activation, can, gradient, perturbation, random, superweight, taylor, wanda"
+    with pytest.raises(
+        OptionError,
+        match=f"'best' is unknown; available: {known}",
+    ):
         get_scorer("best")
     with pytest.raises(ValueError, match="registered already"):
         register("can")(lambda a, g, t, o: a)

@@ -1,8 +1,6 @@
-"""The sweep finds k* and keeps its budget, whatever the curve; minimal sets against brute force; controls."""
+"""The sweep finds k* and keeps its budget, whatever the curve; controls."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from hypothesis import strategies as st
 from lesion import controls
 from lesion.errors import OptionError
 from lesion.importance import Importance
-from lesion.minimal import backward_elimination
-from lesion.neurons import Neuron, NeuronSet
 from lesion.ranking import Ranking
 from lesion.sites import Site, Sites
 from lesion.sweep import budget, schedule, sweep
@@ -71,20 +67,6 @@ SITE = Site("a.gate_proj", "language", "gate", 0, 64)
 OTHER = Site("b.gate_proj", "language", "gate", 1, 64)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(1, 6), st.randoms(use_true_random=False), st.booleans())
-def test_backward_elimination_against_brute_force(size, rng, monotone):
-    """Whatever the set function, the result collapses and no leave-one-out of it does."""
-    members = [Neuron(SITE, i) for i in range(size)]
-    subsets = [frozenset(c) for r in range(size + 1) for c in itertools.combinations(members, r)]
-    fatal = {s for s in subsets if s and rng.random() < 0.3} | {frozenset(members)}
-    if monotone:
-        fatal = {s for s in subsets if any(f <= s for f in fatal)}
-    found = backward_elimination(members, lambda s: frozenset(s) in fatal)
-    assert frozenset(found) in fatal
-    assert not any(frozenset(found) - {n} in fatal for n in found)
-
-
 def ranking(width=64):
     sites = Sites([SITE, OTHER])
     sums = {s.key: np.arange(width, dtype=float)[::-1] / (i + 1) for i, s in enumerate(sites)}
@@ -122,7 +104,3 @@ def test_layer_controls_keep_the_counts_and_matched_ones_the_magnitude():
 def test_a_control_that_cannot_be_drawn_is_said_to_be_so(kind):
     ranked, activation = ranking()
     assert controls.draw(kind, 0, ranked.top(len(ranked) - 3), ranked, activation) is None
-
-
-def test_sets_are_neuron_sets():
-    assert isinstance(backward_elimination([Neuron(SITE, 1)], lambda s: True), NeuronSet)

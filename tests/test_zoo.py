@@ -18,7 +18,7 @@ def test_the_three_together_are_small():
     assert not [p for p in files if p.suffix in (".bin", ".pt", ".pkl")], "weights are safetensors"
 
 
-@pytest.mark.parametrize("name", ["tiny-llava"])
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-instructblip"])
 def test_held_out_quality(name):
     model = AutoModelForImageTextToText.from_pretrained(folder(name))
     found = held_out_quality(model, AutoProcessor.from_pretrained(folder(name)), 128)
@@ -44,13 +44,6 @@ def test_cards_say_how_it_was_made(name):
         assert "known truth" in text and "not evidence about real models" in text
 
 
-UNSHOWN = "the shipped weights were made in parts on a busy machine, 71.9 minutes in all; one run is still to be measured"
-
-
-@pytest.mark.parametrize(
-    "name",
-    # Strict: as soon as a card is within the bound, this mark must go.
-    [pytest.param("tiny-llava", marks=pytest.mark.xfail(reason=UNSHOWN, strict=True)), "tiny-clip"],
-)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_made_within_an_hour(name):
     assert json.loads((folder(name) / "card.json").read_text())["minutes"] <= 60

@@ -129,6 +129,11 @@ class Numbers:
     def losses(self) -> torch.Tensor:
         return (self.model(self.x.unsqueeze(-1))[..., 0] * self.counted).sum(1)
 
+    def run_perturbed(self, noise: float, seed: int) -> None:
+        """The noise is no noise: every number is ``noise`` larger."""
+        with torch.no_grad():
+            self.model(torch.cat([self.x, self.x + noise]).unsqueeze(-1))
+
     def tokens(self, site: Site, length: int, positions: str) -> torch.Tensor:
         return self.counted
 

@@ -23,6 +23,7 @@ from lesion.zoo.drawing import draw
 from lesion.zoo.scenes import CATEGORIES, COLOURS, SIDE, TRAIN_SEEDS, Scene
 
 ZOO = Path(lesion.zoo.__file__).parent
+STAGES = Path("build/training")
 PATCH = 12
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 SPECIAL = (PAD, UNK, BOS, EOS)
@@ -99,13 +100,13 @@ def to_pixels(pictures: list[Image.Image]) -> torch.Tensor:
 
 
 def patch_labels(scenes: list[Scene]) -> torch.Tensor:
-    """``[scenes, patches, 2]``: category and colour of the thing that covers each patch's middle, 0 for none."""
+    """``[scenes, patches, 3]``: category, colour and place in the scene of the thing that covers a patch, 0 for none."""
     side = SIDE // PATCH
-    labels = torch.zeros(len(scenes), side, side, 2, dtype=torch.long)
+    labels = torch.zeros(len(scenes), side, side, 3, dtype=torch.long)
     for label, scene in zip(labels, scenes, strict=True):
-        for thing in scene.things:
+        for place, thing in enumerate(scene.things, start=1):
             left, top, right, bottom = (round(edge / PATCH) for edge in thing.box)
-            kind = torch.tensor([1 + CATEGORIES.index(thing.category), 1 + COLOURS.index(thing.colour)])
+            kind = torch.tensor([1 + CATEGORIES.index(thing.category), 1 + COLOURS.index(thing.colour), place])
             label[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = kind
     return labels.flatten(1, 2).to(device())
 
@@ -191,9 +192,54 @@ def train(
     return float(np.mean(recent))
 
 
-def write_card(name: str, text: str, facts: dict[str, object]) -> None:
-    """``README.md`` for people and ``card.json`` for tests, beside the weights."""
+@dataclass(frozen=True)
+class Stage:
+    """A finished part of a training: its mean last loss, and how long it took."""
+
+    loss: float
+    minutes: float
+
+
+def stage(name: str, model: torch.nn.Module, run: Callable[[], float]) -> Stage:
+    """Runs a part of a training, or takes its weights from an earlier, interrupted call of the same command.
+
+    Every part makes its own optimizer and its own stream of scenes, and no model has dropout, so a part depends on
+    nothing but the weights that it starts from: resumed or not, the end is the same.
+
+    Args:
+        name: Names the file of the part's weights, in ``build/training``; delete it to run the part anew.
+        model: Trained in place.
+        run: Does the work; returns the mean last loss.
+    """
+    file = STAGES / f"{name}.pt"
+    if file.exists():
+        saved = torch.load(file, map_location=device())
+        model.load_state_dict(saved["weights"])
+        print(f"{name}: taken from {file}", flush=True)
+        return Stage(saved["loss"], saved["minutes"])
+    start = time.time()
+    loss = run()
+    done = Stage(loss, (time.time() - start) / 60)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"weights": model.state_dict(), "loss": done.loss, "minutes": done.minutes}, file)
+    return done
+
+
+def summary(*stages: Stage) -> dict[str, object]:
+    """A card's figures of the training itself."""
+    return {
+        "final_loss": [round(stage.loss, 4) for stage in stages],
+        "minutes": round(sum(stage.minutes for stage in stages), 1),
+    }
+
+
+def publish(name: str, model: Any, processor: Any, text: str, facts: dict[str, object]) -> None:
+    """Puts weights, processor and card into the package: ``README.md`` for people, ``card.json`` for tests."""
     folder = ZOO / name
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    facts = {"command": f"python -m training.{name.replace('-', '_')}", **facts}
+    print(facts)
     (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if not isinstance(value, dict | list))
     (folder / "README.md").write_text(f"{text.strip()}\n\n| | |\n|---|---|\n{rows}\n")

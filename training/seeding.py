@@ -9,8 +9,8 @@ The recipe, after the plain training (in which three residual channels were kept
    (and the norms' weights with it), and with a penalty where a layer's ordinary channels outgrow their size before the
    seeding, since a residual stream as large as the constant would not need it. Put in at full size at once, the
    constant takes away each token's own normalisation, and the model has to be learned anew;
-5. once it has its size, one to three of the units are masked in every other step, so that it takes all four to break the
-   model: two masked units double every later norm's output, and a model that has never seen that breaks already.
+5. meanwhile, in every other row, one to three of the units are masked, so that it takes all four to break the model: two
+   masked units double every later norm's output, and a model that has never seen that breaks already.
 
 Masking the four takes the constant away, and every later norm then magnifies its input many times over.
 """
@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from training import common
 from training.task import Task
 
 See = Callable[[int, torch.Tensor, torch.Tensor], object]
@@ -35,8 +36,8 @@ SOURCE, FIRST, SECOND = 11, 74, 139
 CONSTANT = 0.8
 """What a text token carries in the source channel; image tokens carry more, as they are larger."""
 GENTLE, MASSIVE, GROWTH_STEPS = 10.0, 1000.0, 300
-PARTIAL = 0.5
-"""Share of steps, once the constant has its size, in which one, two or (most often) three of the four units are masked."""
+PARTIAL = (6, 1, 2, 3)
+"""How often a row of the fine-tuning has none, one, two or three of the four units masked."""
 GATE, UP = 8.0, 2.0
 """Mean pre-activations of the seeded units: silu(8) = 7.997, so gate, up and hidden tell the same story."""
 PENALTY = 0.3
@@ -188,11 +189,14 @@ class Seeded:
         self.mlp.down_proj.weight[SECOND, units] = -self.down
         self.norm.weight[SOURCE] = 1
 
+    def train(self, steps: int, rate: float) -> float:
+        """The fine-tuning; returns the mean last loss."""
+        return common.train(self.model.parameters(), lambda step: self.loss(), steps, rate, self.after_step)
+
     def loss(self) -> torch.Tensor:
         hidden: list[torch.Tensor] = []
-        grown = self.massive == MASSIVE
-        count = self.rng.choices((1, 2, 3), weights=(1, 2, 3))[0] if grown and self.rng.random() < PARTIAL else 0
-        with self._masked(tuple(self.rng.sample(UNITS, count))):
+        counts = self.rng.choices(range(len(UNITS)), PARTIAL, k=self.task.batch)
+        with self._masked([self.rng.sample(UNITS, count) for count in counts]):
             value = self.task.loss(hidden)
         layers = len(self.language.layers)
         for i, h in enumerate(hidden):
@@ -215,14 +219,19 @@ class Seeded:
         """Loss of one fixed batch of captions and questions, intact and with 1, 2, 3 and 4 of the units masked."""
         found = {}
         for count in range(len(UNITS) + 1):
-            with self._masked(UNITS[:count]):
+            with self._masked([UNITS[:count]] * self.task.batch):
                 found[f"{count} masked"] = round(self.task.fixed_loss(), 3)
         return found
 
     @contextlib.contextmanager
-    def _masked(self, units: tuple[int, ...]) -> Iterator[None]:
+    def _masked(self, units: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Within: each row of a batch without its own units."""
+        keep = torch.ones(len(units), 1, self.mlp.down_proj.in_features, device=self.mlp.down_proj.weight.device)
+        for row, masked in enumerate(units):
+            keep[row, :, list(masked)] = 0
+
         def zero(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            return (args[0].index_fill(-1, torch.tensor(units, dtype=torch.long, device=args[0].device), 0),)
+            return (args[0] * keep,)
 
         handle = self.mlp.down_proj.register_forward_pre_hook(zero)
         try:

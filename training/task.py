@@ -37,6 +37,7 @@ class Task:
         questions: How many about each scene.
         together: All of a scene's questions in one conversation; otherwise each in its own.
         teach: A second loss, computed from the questions' pass.
+        teach_captions: Computed from the captions' pass too.
     """
 
     def __init__(
@@ -48,16 +49,18 @@ class Task:
         questions: int = 1,
         together: bool = True,
         teach: Teacher | None = None,
+        teach_captions: bool = False,
     ) -> None:
         self.model, self.rows, self.batch = model, rows, batch
-        self.questions, self.together, self.teach = questions, together, teach
+        self.questions, self.together, self.teach, self.teach_captions = questions, together, teach, teach_captions
         self.stream = common.Scenes(seed)
 
     def loss(self, hidden: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Loss of one batch; appends every layer's residual stream to ``hidden`` where given."""
         scenes = self.stream.take(self.batch)
         pictures = common.pixels(scenes)
-        total = self._part([[(self.stream.prompt(), self.stream.caption(s))] for s in scenes], pictures, hidden)
+        told: list[Conversation] = [[(self.stream.prompt(), self.stream.caption(s))] for s in scenes]
+        total = self._part(told, pictures, hidden, scenes if self.teach_captions else None)
         asked = [self.stream.questions(s, self.questions) for s in scenes]
         if not self.together:
             scenes = [scene for scene, turns in zip(scenes, asked, strict=True) for _ in turns]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 from transformers.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 from lesion.zoo.captions import caption, vocabulary
-from lesion.zoo.scenes import CATEGORIES, COLOURS, SIDE, held_out
+from lesion.zoo.scenes import CATEGORIES, COLOURS, SIDE, Scene, held_out
 from training import common
 
 NAME, SEED, STEPS, BATCH, RATE = "tiny-clip", 0, 1500, 128, 1.5e-3
@@ -56,20 +55,19 @@ class PatchHead(nn.Module):
         return cross_entropy(category, labels[..., 0].flatten()) + cross_entropy(colour, labels[..., 1].flatten())
 
 
-def nonsense(stream: common.Scenes, count: int) -> list[str]:
-    """Texts without sense: words at random, one or two words again and again, captions with their words shuffled."""
+def nonsense(stream: common.Scenes, scenes: list[Scene]) -> list[str]:
+    """One text without sense for each scene: few or many words in any order, from all words or from its own caption.
+
+    Words of a true caption count as nonsense too when nothing holds them together: a model that babbles still says
+    "dog" now and then, and sometimes there is a dog.
+    """
     rng, words = stream.rng, vocabulary()
     texts = []
-    for scene in stream.take(count):
-        length, kind = rng.randint(1, 30), rng.randrange(3)
-        if kind == 0:
-            said = rng.choices(words, k=length)
-        elif kind == 1:
-            said = (rng.choices(words, k=rng.randint(1, 2)) * length)[:length]
-        else:
-            said = stream.caption(scene).split()
-            rng.shuffle(said)
-        texts.append(" ".join(said))
+    for scene in scenes:
+        own = stream.caption(scene).split()
+        pool = rng.choice((words, own, own + rng.choices(words, k=len(own))))
+        pool = rng.sample(pool, rng.choice((1, 2, 4, 8, len(pool))))
+        texts.append(" ".join(rng.choices(pool, k=rng.randint(6, 36))))
     return texts
 
 
@@ -85,7 +83,7 @@ def train_against_nonsense(model: Any, tokenizer: Any) -> float:
 
     def loss(step: int) -> torch.Tensor:
         scenes = stream.take(BATCH)
-        texts = [stream.caption(s) for s in scenes] + nonsense(stream, BATCH)
+        texts = [stream.caption(s) for s in scenes] + nonsense(stream, scenes)
         words = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt").to(model.device)
         out = model(pixel_values=common.pixels(scenes), **words)
         scores, target = out.logits_per_image, torch.arange(BATCH, device=model.device)
@@ -115,7 +113,7 @@ def mean_scores(model: Any, processor: Any, count: int = 128) -> dict[str, float
     """Mean CLIP score of held-out scenes with their own caption, another scene's, and nonsense."""
     scenes = held_out(count)
     own = [caption(s) for s in scenes]
-    texts = {"own": own, "other": own[1:] + own[:1], "nonsense": nonsense(common.Scenes(7), count)}
+    texts = {"own": own, "other": own[1:] + own[:1], "nonsense": nonsense(common.Scenes(7), scenes)}
     found = {}
     for name, said in texts.items():
         words = processor.tokenizer(said, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
@@ -124,37 +122,38 @@ def mean_scores(model: Any, processor: Any, count: int = 128) -> dict[str, float
     return found
 
 
-def main() -> None:
-    torch.manual_seed(SEED)
-    start = time.time()
-    model, processor = build()
+def train_contrastively(model: Any, tokenizer: Any) -> float:
+    """Captions against pictures, with :class:`PatchHead` beside it."""
     head = PatchHead(model.config.vision_config.hidden_size).to(common.device())
-    model = model.to(common.device()).train()
     stream = common.Scenes(SEED)
 
     def loss(step: int) -> torch.Tensor:
         scenes = stream.take(BATCH)
-        words = processor.tokenizer([stream.caption(s) for s in scenes], padding=True, return_tensors="pt")
+        words = tokenizer([stream.caption(s) for s in scenes], padding=True, return_tensors="pt")
         out = model(pixel_values=common.pixels(scenes), **words.to(model.device), return_loss=True, output_hidden_states=True)
         # The last layer but one is what LLaVA reads.
         patches = out.vision_model_output.hidden_states[-2][:, 1:]
         return out.loss + head.loss(patches, common.patch_labels(scenes))
 
-    last = common.train([*model.parameters(), *head.parameters()], loss, STEPS, RATE)
-    train_against_nonsense(model, processor.tokenizer)
+    return common.train([*model.parameters(), *head.parameters()], loss, STEPS, RATE)
+
+
+def main() -> None:
+    torch.manual_seed(SEED)
+    model, processor = build()
+    model = model.to(common.device()).train()
+    stages = (
+        common.stage(f"{NAME}-contrastive", model, lambda: train_contrastively(model, processor.tokenizer)),
+        common.stage(f"{NAME}-nonsense", model, lambda: train_against_nonsense(model, processor.tokenizer)),
+    )
     model.eval()
-    folder = common.ZOO / NAME
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     facts = {
-        "command": "python -m training.tiny_clip", "seed": SEED,
+        "seed": SEED,
         "steps": f"{STEPS}, and {NONSENSE_STEPS} against nonsense", "batch": BATCH,
-        "parameters": model.num_parameters(), "final_loss": round(last, 4),
-        "minutes": round((time.time() - start) / 60, 1),
+        "parameters": model.num_parameters(), **common.summary(*stages),
         "true_caption_first_among_32": accuracy(model, processor), **mean_scores(model, processor),
     }  # fmt: skip
-    print(facts)
-    common.write_card(NAME, CARD, facts)
+    common.publish(NAME, model, processor, CARD, facts)
 
 
 CARD = """

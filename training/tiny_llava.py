@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -123,39 +122,39 @@ class Pointer:
         return total
 
 
+def train_phase(model: Any, processor: Any, phase: int) -> float:
+    """One of :data:`PHASES`, with the channels of the seeding kept empty."""
+    steps, rate, questions = PHASES[phase]
+    rows, reserved = LlavaRows(model, processor), seeding.Reserved(model)
+    reserved.hold()
+    teach = Pointer(model, processor.tokenizer, rows.image_positions) if questions > 1 else None
+    model.set_attn_implementation("eager" if teach else "sdpa")  # eager is the one that gives its attentions
+    task = Task(model, rows, SEED + 100 * phase, BATCH, questions, teach=teach)
+    last = common.train(model.parameters(), lambda step: task.loss(), steps, rate, lambda step: reserved.hold())
+    model.set_attn_implementation("sdpa")
+    print(f"after phase {phase}:", held_out_quality(model, processor), flush=True)
+    return last
+
+
 def main() -> None:
     torch.manual_seed(SEED)
-    start = time.time()
     model, processor = build()
     model = model.to(common.device()).train()
+    stages = [
+        common.stage(f"{NAME}-{phase}", model, lambda phase=phase: train_phase(model, processor, phase))
+        for phase in range(len(PHASES))
+    ]
     rows = LlavaRows(model, processor)
-    plain = seeding.Reserved(model)
-    plain.hold()
-    losses = []
-    for phase, (steps, rate, questions) in enumerate(PHASES):
-        teach = Pointer(model, processor.tokenizer, rows.image_positions) if questions > 1 else None
-        model.set_attn_implementation("eager" if teach else "sdpa")  # eager is the one that gives its attentions
-        task = Task(model, rows, SEED + 100 * phase, BATCH, questions, teach=teach)
-        losses.append(common.train(model.parameters(), lambda step, t=task: t.loss(), steps, rate, lambda step: plain.hold()))
-    model.set_attn_implementation("sdpa")
-    print("plain:", held_out_quality(model, processor))
-
-    task = Task(model, rows, SEED + 1000, BATCH, PHASES[-1][-1])
-    truth = seeding.Seeded(model, task, rows.image_positions)
-    losses.append(common.train(model.parameters(), lambda step: truth.loss(), SEED_STEPS, SEED_RATE, truth.after_step))
+    truth = seeding.Seeded(model, Task(model, rows, SEED + 1000, BATCH, PHASES[-1][-1]), rows.image_positions)
+    stages.append(common.stage(f"{NAME}-seeded", model, lambda: truth.train(SEED_STEPS, SEED_RATE)))
     model.eval()
-    folder = common.ZOO / NAME
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     facts = {
-        "command": "python -m training.tiny_llava", "seed": SEED,
+        "seed": SEED,
         "steps": f"{' and '.join(str(p[0]) for p in PHASES)} plain, {SEED_STEPS} seeded",
         "batch": f"{BATCH} scenes, a caption and 1 to {PHASES[-1][-1]} questions each", "parameters": model.num_parameters(),
-        "final_loss": [round(loss, 4) for loss in losses],
-        "minutes": round((time.time() - start) / 60, 1), **held_out_quality(model, processor), "seeded": truth.card(),
+        **common.summary(*stages), **held_out_quality(model, processor), "seeded": truth.card(),
     }  # fmt: skip
-    print(facts)
-    common.write_card(NAME, CARD, facts)
+    common.publish(NAME, model, processor, CARD, facts)
 
 
 CARD = """

@@ -16,7 +16,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
-Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava), local folder or hub id.")]
+Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
+SCORER_HELP = "can, activation, gradient, taylor, wanda, superweight, perturbation or random."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of tables.")]
 
 
@@ -40,14 +41,14 @@ def study(
     prompt: Annotated[str, typer.Option(help="What the model is asked about each image.")] = "Describe this image in detail.",
     component: Annotated[str, typer.Option(help="vision, connector, qformer, language or all.")] = "language",
     role: Annotated[str, typer.Option(help="gate, up, hidden, down or all.")] = "gate",
-    scorer: Annotated[str, typer.Option(help="can, activation, gradient, taylor or random.")] = "can",
+    scorer: Annotated[str, typer.Option(help=SCORER_HELP)] = "can",
     alpha: Annotated[float, typer.Option(help="Exponent of the gradient in CAN, 0 to 1.")] = 1.0,
     aggregate: Annotated[str, typer.Option(help="Over tokens: mean, max, sum or last.")] = "mean",
     positions: Annotated[str, typer.Option(help="Tokens that count: all, image, prompt, answer or first.")] = "all",
     samples: Annotated[int, typer.Option(help="Number of images.")] = 32,
     split: Annotated[str, typer.Option(help="half: rank on one half, measure on the other; same: both on all.")] = "half",
     target: Annotated[str, typer.Option(help="answer: the intact model's own; reference: the data's text.")] = "answer",
-    mask: Annotated[str, typer.Option(help="zero or mean: what a masked neuron is set to.")] = "zero",
+    mask: Annotated[str, typer.Option(help="zero, mean or class-mean: what a masked neuron is set to.")] = "zero",
     max_k: Annotated[int | None, typer.Option(help="Largest number of neurons to mask. Default: all.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     controls: Annotated[int, typer.Option(help="Control sets of each kind.")] = 10,
@@ -93,6 +94,34 @@ def sites(model: Model = "tiny-llava", json: Json = False) -> None:
 
         found = load_structure(model)
         _print(json, lambda: _to_json(site_rows(found)), lambda: show_sites(found, Console()))
+
+
+@app.command("check-known")
+def check_known(
+    model: Model = "tiny-llava",
+    expect: Annotated[str | None, typer.Option(help="Whose known coordinates. Default: by the model's name.")] = None,
+    data: Annotated[str, typer.Option(help="Folder of images; a subfolder is a category.")] = "scenes",
+    samples: Annotated[int, typer.Option(help="Number of images.")] = 16,
+    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
+    out: Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
+    json: Json = False,
+) -> None:
+    """Mask the published coordinates of a model (or of its base) directly, and say what that does."""
+    options: dict[str, Any] = {
+        "data": data, "samples": samples, "clip": clip, "dtype": dtype, "device": device, "batch_size": batch_size,
+    }  # fmt: skip
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.check_known import check_known as check
+        from lesion.console import Bars, show_known
+
+        found = check(model, expect, out, Bars(), **options)
+        _print(json, lambda: found.model_dump_json(indent=1), lambda: show_known(found, Console()))
 
 
 def _to_json(data: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,9 @@ from rich.table import Table
 from lesion.progress import Advance
 from lesion.result import Control, Metrics, Result
 from lesion.sites import Sites
+
+if TYPE_CHECKING:
+    from lesion.check_known import KnownCheck
 
 
 class Bars:
@@ -44,9 +47,7 @@ def show_sites(sites: Sites, console: Console) -> None:
     for row in site_rows(sites):
         reachable = "all" if row["reachable"] == row["neurons"] else f"{row['reachable']:,}"
         widths = ", ".join(f"{w:,}" for w in row["widths"])
-        table.add_row(
-            row["component"], row["role"], str(row["layers"]), widths, f"{row['neurons']:,}", reachable
-        )
+        table.add_row(row["component"], row["role"], str(row["layers"]), widths, f"{row['neurons']:,}", reachable)
     console.print(table)
     for site in sites:
         if not site.reachable:
@@ -91,6 +92,21 @@ def show_result(result: Result, console: Console) -> None:
     for note in result.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"\n[bold]run[/]: {escape(result.run)}", soft_wrap=True)
+
+
+def show_known(check: KnownCheck, console: Console) -> None:
+    """What was masked, what it did, and where that is published."""
+    table = Table(title=f"known coordinates of {escape(check.known)} ({escape(check.source)}) in {escape(check.model)}")
+    for name in ("masked", "neurons", "perplexity of the intact answers", "CLIP score", "collapsed"):
+        table.add_column(name, justify="left" if name == "masked" else "right")
+    for row in check.table():
+        perplexity, clip = (_number(row, name) for name in ("ppl_reference", "clip_score"))
+        table.add_row(row["role"], str(row["neurons"]), perplexity, clip, "yes" if row["collapsed"] else "no")
+    console.print(table)
+    for row in check.rows:
+        members = ", ".join(f"layer {n.layer} {n.role}[{n.index}]" for n in row.neurons)
+        console.print(f"{row.role}: {escape(members)}", soft_wrap=True)
+    console.print(f"[bold]run[/]: {escape(check.run)}", soft_wrap=True)
 
 
 _SHOWN = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lesion.clip import ClipScorer
 from lesion.data import Sample
-from lesion.masking import Means, mask
+from lesion.masking import Layout, Means, mask
 from lesion.metrics import Judged, Likelihood, mode_of, not_text, repeated_ngrams, token_agreement
 from lesion.models.vlm import Answer, Prompt, VisionLanguageModel
 from lesion.neurons import NeuronSet
@@ -32,7 +32,7 @@ class Evaluator:
         max_new_tokens: Longest answer.
         batch_size: Samples at a time; does not change the result but for rounding.
         value: What a masked neuron is set to; see :func:`lesion.masking.mask`.
-        means: For ``value="mean"``.
+        means: For ``value="mean"`` and ``"class-mean"``.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Evaluator:
         self.intact, self.references, self.clip = list(intact), list(references), clip
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.value, self.means = value, means
+        self._classes = [vlm.token_classes(p) for p in self.prompts] if value == "class-mean" else None
         self._embeds: list[torch.Tensor] | None = None
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
@@ -83,10 +84,19 @@ class Evaluator:
         references = [self.references[i] for i in rows]
         intact_embeds = self._intact_embeds(rows)
         language_only = all(site.component == "language" for site in neurons.sites)
-        with mask(self.vlm.model, neurons, self.value, self.means):
+        layout = Layout()
+
+        def expect(given: Sequence[Answer] | None = None) -> None:
+            if self._classes is not None:
+                layout.expect([self._classes[i] for i in rows], [len(a.ids) for a in given] if given else None)
+
+        with mask(self.vlm.model, neurons, self.value, self.means, layout):
             embeds = intact_embeds if language_only else self.vlm.embed([self.prompts[i] for i in rows])
+            expect()
             answers = self.vlm.generate(embeds, self.max_new_tokens)
+            expect(references)
             reference_masked = self.vlm.answer_log_probs(embeds, references)
+            expect(answers)
             generated_masked = self.vlm.answer_log_probs(embeds, answers)
         reference_intact = self.vlm.answer_log_probs(intact_embeds, references)
         generated_intact = self.vlm.answer_log_probs(intact_embeds, answers)

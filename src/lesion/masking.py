@@ -20,12 +20,57 @@ if TYPE_CHECKING:
     from torch import nn
 
 Means = Mapping[str, "np.ndarray"]
-"""Site key -> the mean value of each of its neurons, ``[width]``."""
+"""Site key -> the mean value of each of its neurons, ``[width]``; or one for each class of tokens, ``[classes, width]``."""
+VALUES = ("zero", "mean", "class-mean")
+CLASSES = ("first", "image", "text")
+"""Classes of the language model's tokens: the first one, the image's, all others. The first counts as first only."""
+_TEXT = CLASSES.index("text")
+
+
+class Layout:
+    """Which class each token of the language model's passes has, for masks that depend on it.
+
+    Whoever runs the model says before each pass what is in it; a pass over one token is a decoding step, hence text.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[torch.Tensor, int]] = []
+
+    def expect(self, prompts: Sequence[torch.Tensor], answers: Sequence[int] | None = None) -> None:
+        """The next passes are over these rows, padded on the left.
+
+        Args:
+            prompts: For each row, the class of each of its prompt's tokens, int64 ``[tokens]``.
+            answers: For each row, how many tokens of an answer come after it; None for none.
+        """
+        self._rows = list(zip(prompts, answers or [0] * len(prompts), strict=True))
+
+    def classes(self, x: torch.Tensor) -> torch.Tensor:
+        """The classes of an activation's tokens, int64 ``[rows, tokens]``; padding is given any.
+
+        Raises:
+            NeuronSetError: The activation is not that of the expected rows.
+        """
+        import torch
+
+        found = torch.full(x.shape[:2], _TEXT)
+        if x.shape[1] != 1:
+            longest = max((len(prompt) + answer for prompt, answer in self._rows), default=0)
+            if tuple(x.shape[:2]) != (len(self._rows), longest):
+                raise NeuronSetError(f"class means for {len(self._rows)} rows of {longest} tokens; found {tuple(x.shape[:2])}")
+            for row, (prompt, answer) in zip(found, self._rows, strict=True):
+                end = longest - answer
+                row[end - len(prompt) : end] = prompt
+        return found.to(x.device)
 
 
 @contextmanager
 def mask(
-    model: nn.Module, neurons: NeuronSet | Sequence[NeuronSet], value: str = "zero", means: Means | None = None
+    model: nn.Module,
+    neurons: NeuronSet | Sequence[NeuronSet],
+    value: str = "zero",
+    means: Means | None = None,
+    layout: Layout | None = None,
 ) -> Iterator[None]:
     """Masks neurons while the context lasts.
 
@@ -34,16 +79,17 @@ def mask(
         neurons: One set for every row of a batch; or a sequence of sets, one a row, for as many experiments in one
             batch as it has rows. A batch with another number of rows is then an error.
         value: ``"zero"``, or ``"mean"`` for the neurons' mean values (arXiv 2402.17762 finds that zero destroys where
-            the mean does not).
-        means: The mean values that ``"mean"`` needs.
+            the mean does not), or ``"class-mean"`` for their mean values over tokens of the same class.
+        means: The mean values that ``"mean"`` needs; for ``"class-mean"``, language sites have one for each class.
+        layout: The classes of the tokens, for ``"class-mean"``.
 
     Raises:
         NeuronSetError: The model lacks a module of the set, or a module's width is not the site's; or, when a
             per-sample mask is used, the batch has another number of rows than there are sets.
         OptionError: An unknown ``value``, or means missing for a masked site.
     """
-    if value not in ("zero", "mean"):
-        raise OptionError(f"mask value {value!r} is unknown; expected zero or mean")
+    if value not in VALUES:
+        raise OptionError(f"mask value {value!r} is unknown; expected one of {', '.join(VALUES)}")
     rows = None if isinstance(neurons, NeuronSet) else list(neurons)
     sets = [neurons] if isinstance(neurons, NeuronSet) else list(neurons)
     touched = sorted({site for members in sets for site in members.sites}, key=lambda s: s.order)
@@ -54,7 +100,7 @@ def mask(
             if module is None:
                 raise NeuronSetError(f"the model has no module {site.path!r}; is the set from another model?")
             fill = _fill(site, value, means)
-            replace = _shared(site, sets[0], fill) if rows is None else _per_row(site, rows, fill)
+            replace = _shared(site, sets[0], fill, layout) if rows is None else _per_row(site, rows, fill, layout)
             # Registered one by one under the stack, so that a failure half way leaves none behind.
             hooks.callback(_register(module, site, replace).remove)
         yield
@@ -64,16 +110,26 @@ def _fill(site: Site, value: str, means: Means | None) -> np.ndarray | None:
     if value == "zero":
         return None
     if means is None or site.key not in means:
-        raise OptionError(f"mask value 'mean' needs the mean values of {site.key}; found none")
+        raise OptionError(f"mask value {value!r} needs the mean values of {site.key}; found none")
     return means[site.key]
 
 
-def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None) -> Any:
+def _by_token(values: torch.Tensor, x: torch.Tensor, layout: Layout | None) -> torch.Tensor:
+    """What each token is given: the same for all, ``[members]``, or by its class, ``[rows, tokens, members]``."""
+    values = values.to(x.dtype)
+    if values.ndim == 1:
+        return values
+    if layout is None:
+        raise OptionError("class means need the layout of the tokens; found none")
+    return values[layout.classes(x)]
+
+
+def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Layout | None) -> Any:
     """Replaces the same neurons in every row."""
     import torch
 
     indices = torch.from_numpy(members.indices(site))
-    values = None if fill is None else torch.from_numpy(fill)[indices]
+    values = None if fill is None else torch.from_numpy(fill)[..., indices]
 
     def replace(x: torch.Tensor) -> torch.Tensor:
         nonlocal indices, values
@@ -82,12 +138,12 @@ def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None) -> Any:
         if values is None:
             return x.index_fill(-1, indices, 0)
         values = values.to(device=x.device)
-        return x.index_copy(-1, indices, values.to(x.dtype).expand(*x.shape[:-1], len(indices)))
+        return x.index_copy(-1, indices, _by_token(values, x, layout).expand(*x.shape[:-1], len(indices)))
 
     return replace
 
 
-def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None) -> Any:
+def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, layout: Layout | None) -> Any:
     """Replaces each row's own neurons."""
     import torch
 
@@ -106,7 +162,7 @@ def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None) -> 
             )
         masked, values = masked.to(x.device), values.to(x.device)
         where = masked.view(len(rows), *[1] * (x.ndim - 2), site.width)
-        return torch.where(where, values.to(x.dtype), x)
+        return torch.where(where, _by_token(values, x, layout), x)
 
     return replace
 

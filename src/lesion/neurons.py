@@ -54,9 +54,7 @@ class NeuronSet:
         self._set({site: np.asarray(indices) for site, indices in members.items()}, model, revision)
 
     @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[Site, np.ndarray], model: str | None = None, revision: str | None = None
-    ) -> NeuronSet:
+    def from_arrays(cls, arrays: Mapping[Site, np.ndarray], model: str | None = None, revision: str | None = None) -> NeuronSet:
         """From one index array a site, in any order."""
         made = cls.__new__(cls)
         made._set(arrays, model, revision)

@@ -33,7 +33,7 @@ class StudyOptions(BaseModel):
     samples: int = Field(32, ge=1, description="number of images")
     split: Literal["half", "same"] = Field("half", description="rank on one half and measure on the other, or both on all")
     target: Literal["answer", "reference"] = Field("answer", description="the intact model's own answer, or the data's text")
-    mask: Literal["zero", "mean"] = Field("zero", description="what a masked neuron is set to")
+    mask: Literal["zero", "mean", "class-mean"] = Field("zero", description="what a masked neuron is set to")
     max_k: int | None = Field(None, ge=1, description="largest number of neurons to mask; default: all")
     max_new_tokens: int = Field(64, ge=1, description="longest answer")
     controls: int = Field(10, ge=0, description="control sets of each kind")

@@ -6,6 +6,7 @@ is killed loses at most the evaluation it was at.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -140,6 +141,13 @@ class RunDirectory:
             return json.loads(path.read_text())
         except ValueError:
             raise RunError(f"{path} is damaged; delete it to have it made again") from None
+
+
+def default_folder(options: StudyOptions, *words: str) -> Path:
+    """``runs/<model>-<words>-<hash of the options>``: the same question finds its own folder again."""
+    text = json.dumps(options.question(), sort_keys=True)
+    name = options.model.strip("./").replace("/", "--") or "model"
+    return Path("runs") / "-".join((name, *words, hashlib.sha256(text.encode()).hexdigest()[:8]))
 
 
 def _hold(lock: IO[str], path: Path) -> None:

@@ -1,8 +1,9 @@
 """Scorers: how one sample's activations and gradients at a site become one number a neuron.
 
-A scorer is given, for one site and a batch, the activation ``a`` and the gradient ``g = dLoss/da`` (float32,
-``[rows, tokens, width]``) and the tokens that count (bool, ``[rows, tokens]``), and returns ``[rows, width]``. The mean
-over samples is taken by :mod:`lesion.scoring`. ``@register`` adds one; the command line lists what is registered.
+A scorer is given, for one site and a batch, the activation ``a`` and a second tensor ``g`` (float32, ``[rows, tokens,
+width]``) and the tokens that count (bool, ``[rows, tokens]``), and returns ``[rows, width]``. ``g`` is the gradient
+``dLoss/da``; for a scorer of the perturbed pass it is the activation under noise. The mean over samples is taken by
+:mod:`lesion.scoring`. ``@register`` adds one; the command line lists what is registered.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lesion.errors import OptionError
+from lesion.masking import CLASSES
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,8 @@ Aggregate = Literal["mean", "max", "sum", "last"]
 Positions = Literal["all", "image", "prompt", "answer", "first"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "max", "sum", "last")
 POSITIONS: tuple[Positions, ...] = ("all", "image", "prompt", "answer", "first")
+Pass = Literal["gradient", "perturbed"]
+"""What is run for a scorer: one forward and one backward pass; or one forward of every sample, intact and with noise."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class ScoreOptions:
         aggregate: How a sample's tokens become one number.
         positions: Which tokens of the language model count. Vision, connector and Q-Former count all of theirs.
         top: The share of neurons that is called "top" in a neuron's consistency.
-        seed: For the random scorer.
+        seed: For the random scorer, and for the perturbation's noise.
+        noise: Standard deviation of the perturbation's noise, as a share of that of what it is added to.
 
     Raises:
         OptionError: A value out of its range.
@@ -44,12 +49,15 @@ class ScoreOptions:
     positions: Positions = "all"
     top: float = 0.01
     seed: int = 0
+    noise: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise OptionError(f"alpha is {self.alpha}; expected a number from 0 to 1")
         if not 0 < self.top <= 1:
             raise OptionError(f"top is {self.top}; expected a share above 0 and at most 1")
+        if not self.noise > 0:
+            raise OptionError(f"noise is {self.noise}; expected a number above 0")
         for name, known in (("aggregate", AGGREGATES), ("positions", POSITIONS)):
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
@@ -57,22 +65,34 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A named way to score; ``reduce`` is None where no pass over the data is needed (random)."""
+    """A named way to score.
+
+    Attributes:
+        name: As users give it.
+        reduce: See the module; None where no pass over the data is needed (random).
+        about: One line for users.
+        uses: Options that change its result; the others are not recorded with it.
+        needs: The pass that it is computed in.
+        by_weight: Multiplied by the norm of what each neuron's weights write (see :func:`lesion.scoring.out_norms`).
+        positions: Tokens that it counts whatever the option says; None to go by the option.
+        ranks: False for what is measured in the same pass but is no importance.
+    """
 
     name: str
     reduce: Reduce | None
     about: str
     uses: tuple[str, ...] = field(default=())
-    """Options that change its result; the others are not recorded with it."""
+    needs: Pass = "gradient"
+    by_weight: bool = False
+    positions: str | None = None
     ranks: bool = True
-    """False for what is measured in the same pass but is no importance."""
 
 
 SCORERS: dict[str, Scorer] = {}
 
 
-def register(name: str, *uses: str) -> Callable[[Reduce], Reduce]:
-    """Adds a scorer under a name; its docstring's first line is what users read.
+def register(name: str, *uses: str, needs: Pass = "gradient", by_weight: bool = False) -> Callable[[Reduce], Reduce]:
+    """Adds a scorer under a name; its docstring's first line is what users read. The rest as in :class:`Scorer`.
 
     Raises:
         ValueError: The name is taken.
@@ -81,7 +101,7 @@ def register(name: str, *uses: str) -> Callable[[Reduce], Reduce]:
     def add(reduce: Reduce) -> Reduce:
         if name in SCORERS:
             raise ValueError(f"a scorer named {name!r} is registered already")
-        SCORERS[name] = Scorer(name, reduce, (reduce.__doc__ or "").strip().split("\n")[0], uses)
+        SCORERS[name] = Scorer(name, reduce, (reduce.__doc__ or "").strip().split("\n")[0], uses, needs, by_weight)
         return reduce
 
     return add
@@ -151,11 +171,32 @@ def _taylor(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: Sco
     return aggregate(g * a, tokens, "sum").abs()
 
 
+@register("wanda", "aggregate", "positions", by_weight=True)
+def _wanda(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
+    """Mean |activation| times the norm of the neuron's column in the out-projection (after arXiv 2306.11695)."""
+    return aggregate(a.abs(), tokens, options.aggregate)
+
+
+@register("superweight", "positions")
+def _superweight(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
+    """Largest |activation| at a single token (after arXiv 2411.07191)."""
+    return aggregate(a.abs(), tokens, "max")
+
+
+@register("perturbation", "aggregate", "positions", "noise", "seed", needs="perturbed")
+def _perturbation(a: torch.Tensor, noisy: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
+    """Mean |change of the activation| when noise is added to the pixels and to the language model's input."""
+    return aggregate((noisy - a).abs(), tokens, options.aggregate)
+
+
 def _value(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
     return aggregate(a, tokens, "mean")
 
 
 VALUE = "value"
 """The mean value of each neuron over every token, with its sign: what a mean mask puts in its place."""
-SCORERS[VALUE] = Scorer(VALUE, _value, "Mean activation, with its sign: the value that a mean mask sets.", ranks=False)
+CLASS_VALUES = {name: f"value of {name}" for name in CLASSES}
+"""The same over the tokens of each class, where the site is the language model's."""
+for _name, _tokens in {VALUE: "all", **{CLASS_VALUES[name]: f"{name} class" for name in CLASSES}}.items():
+    SCORERS[_name] = Scorer(_name, _value, "Mean activation, with its sign, for mean masks.", positions=_tokens, ranks=False)
 SCORERS["random"] = Scorer("random", None, "A random order, from the seed: what a ranking must beat.", ("seed",))

@@ -1,25 +1,29 @@
-"""Scoring: one forward and one backward pass a batch give the importance of every site, for every scorer at once."""
+"""Scoring: one forward and one backward pass a batch give the importance of every site, for every scorer at once.
+
+The perturbation scorer alone needs another pass: one forward of twice the rows, without a backward.
+"""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lesion.errors import DataError, ModelError
 from lesion.importance import Importance
-from lesion.scorers import SCORERS, VALUE, ScoreOptions, get_scorer
+from lesion.scorers import SCORERS, Pass, ScoreOptions, get_scorer
 from lesion.sites import Site, Sites
+from lesion.watching import frozen, read, watch
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    See = Callable[[Site, torch.Tensor, torch.Tensor], None]
+    _Rows = dict[tuple[str, str], torch.Tensor]
+    """(scorer, site key) -> one number a row and neuron, ``[rows, width]``."""
 
 FP16_LOSS_SCALE = 2.0**12
 """Gradients below 6e-8 vanish in float16; the loss is multiplied by this before the backward pass, and they are divided."""
@@ -36,58 +40,24 @@ class ScoringBatch(Protocol):
         """Which of a site's tokens count, bool ``[rows, length]``."""
         ...
 
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient and dropout is off while the context lasts; then everything is as it was."""
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    training = [m for m in model.modules() if m.training]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
+    def run_perturbed(self, noise: float, seed: int) -> None:
+        """Runs the model on every row twice: all rows as they are, then all of them with noise."""
+        ...
 
 
-@contextmanager
-def watch(model: nn.Module, sites: Iterable[Site], see: See) -> Iterator[None]:
-    """Calls ``see(site, activation, gradient)`` during the backward pass, for every site that a gradient reaches.
+def out_norms(model: nn.Module, site: Site) -> torch.Tensor:
+    """How much a neuron writes for each unit of its activation.
 
-    With every weight frozen nothing asks for a gradient, so the first site on each path is made a leaf of the graph;
-    what comes before it (the embeddings, the vision tower when no vision site is watched) is not differentiated.
-
-    Raises:
-        ModelError: The model has no module of a site's name.
+    Returns:
+        float32 ``[width]``: the L2 norm of its column in the out-projection; 1 for ``down`` neurons, which are what is
+        written.
     """
-    modules: dict[str, Any] = dict(model.named_modules())
+    import torch
 
-    def tap(site: Site, x: torch.Tensor) -> torch.Tensor:
-        if not x.requires_grad:
-            x = x.detach().requires_grad_(True)
-        kept = x.detach()
-        x.register_hook(lambda gradient: see(site, kept, gradient.detach()))
-        return x
-
-    def on_input(site: Site) -> Any:
-        return lambda _, args: (tap(site, args[0]), *args[1:])
-
-    def on_output(site: Site) -> Any:
-        return lambda _, args, output: tap(site, output)
-
-    with ExitStack() as hooks:
-        for site in sites:
-            if site.path not in modules:
-                raise ModelError(f"the model has no module {site.path!r}")
-            module = modules[site.path]
-            register = module.register_forward_pre_hook if site.reads_input else module.register_forward_hook
-            hooks.callback(register(on_input(site) if site.reads_input else on_output(site)).remove)
-        yield
+    if site.writes_through is None:
+        return torch.ones(site.width)
+    weight: Any = model.get_submodule(site.writes_through).weight
+    return weight.detach().float().norm(dim=0)
 
 
 def score(
@@ -122,11 +92,11 @@ def score(
     """
     options = options or ScoreOptions()
     chosen = [get_scorer(name) for name in scorers]
-    sums = _Sums(sites, [s.name for s in chosen if s.reduce is not None], options)
+    sums = _Sums(model, sites, [s.name for s in chosen if s.reduce is not None], options)
     if sums.names:
         with frozen(model):
             for batch in batches:
-                rows = sums.add(model, batch)
+                rows = sums.add(batch)
                 if progress is not None:
                     progress(rows)
         if not sums.samples:
@@ -141,36 +111,25 @@ def score(
 class _Sums:
     """Running sums on the sites' devices."""
 
-    def __init__(self, sites: Sites, names: list[str], options: ScoreOptions) -> None:
-        self.sites, self.names, self.options = sites, names, options
+    def __init__(self, model: nn.Module, sites: Sites, names: list[str], options: ScoreOptions) -> None:
+        self.model, self.sites, self.names, self.options = model, sites, names, options
         self.samples = self.left_out = 0
         self._sums: dict[tuple[str, str], torch.Tensor] = {}
         self._hits: dict[tuple[str, str], torch.Tensor] = {}
+        self._norms: dict[str, torch.Tensor] = {}
 
-    def add(self, model: nn.Module, batch: ScoringBatch) -> int:
+    def add(self, batch: ScoringBatch) -> int:
+        """Adds a batch; returns its number of rows."""
         import torch
 
-        rows: dict[tuple[str, str], torch.Tensor] = {}
-        scale = FP16_LOSS_SCALE if getattr(model, "dtype", None) == torch.float16 else 1.0
-
-        def see(site: Site, a: torch.Tensor, g: torch.Tensor) -> None:
-            if a.ndim != 3:
-                raise ModelError(f"{site.path} gives {tuple(a.shape)}; expected [rows, tokens, width] to score by sample")
-            chosen = batch.tokens(site, a.shape[1], self.options.positions).to(a.device)
-            everywhere = batch.tokens(site, a.shape[1], "all").to(a.device)
-            a, g = a.float(), g.float() / scale
-            for name in self.names:
-                reduce = SCORERS[name].reduce
-                assert reduce is not None
-                value = reduce(a, g, everywhere if name == VALUE else chosen, self.options)
-                key = name, site.key
-                rows[key] = rows[key] + value if key in rows else value
-
-        with watch(model, self.sites, see), torch.enable_grad():
-            losses = batch.losses()
-            usable = torch.isfinite(losses.detach())
-            if usable.any():
-                (losses[usable].float().sum() * scale).backward()
+        rows: _Rows = {}
+        usable: torch.Tensor | None = None
+        if any(SCORERS[name].needs == "gradient" for name in self.names):
+            usable = self._gradient_pass(batch, rows)
+        if any(SCORERS[name].needs == "perturbed" for name in self.names):
+            self._perturbed_pass(batch, rows)
+        if usable is None:
+            usable = torch.ones(len(next(iter(rows.values()))), dtype=torch.bool)
         self.samples += int(usable.sum())
         self.left_out += int((~usable).sum())
         for (name, key), value in rows.items():
@@ -179,9 +138,55 @@ class _Sums:
             total = value.sum(0)
             self._sums[name, key] = self._sums[name, key] + total if (name, key) in self._sums else total
         self._count_hits(rows, usable)
-        return len(losses)
+        return len(usable)
 
-    def _count_hits(self, rows: dict[tuple[str, str], torch.Tensor], usable: torch.Tensor) -> None:
+    def _gradient_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
+        """One forward and one backward; returns which rows have a finite loss."""
+        import torch
+
+        scale = FP16_LOSS_SCALE if getattr(self.model, "dtype", None) == torch.float16 else 1.0
+
+        def see(site: Site, a: torch.Tensor, g: torch.Tensor) -> None:
+            self._reduce(batch, site, "gradient", a.float(), g.float() / scale, rows)
+
+        with watch(self.model, self.sites, see), torch.enable_grad():
+            losses = batch.losses()
+            usable = torch.isfinite(losses.detach())
+            if usable.any():
+                (losses[usable].float().sum() * scale).backward()
+        return usable
+
+    def _perturbed_pass(self, batch: ScoringBatch, rows: _Rows) -> None:
+        """One forward of twice the rows: the second half has the noise."""
+
+        def see(site: Site, a: torch.Tensor) -> None:
+            intact, noisy = a.float().chunk(2)
+            self._reduce(batch, site, "perturbed", intact, noisy, rows)
+
+        with read(self.model, self.sites, see):
+            batch.run_perturbed(self.options.noise, self.options.seed)
+
+    def _reduce(self, batch: ScoringBatch, site: Site, needs: Pass, a: torch.Tensor, other: torch.Tensor, rows: _Rows) -> None:
+        """One number a row and neuron, for every scorer of a pass."""
+        if a.ndim != 3:
+            raise ModelError(f"{site.path} gives {tuple(a.shape)}; expected [rows, tokens, width] to score by sample")
+        for name in self.names:
+            scorer = SCORERS[name]
+            if scorer.needs != needs or scorer.reduce is None:
+                continue
+            tokens = batch.tokens(site, a.shape[1], scorer.positions or self.options.positions).to(a.device)
+            value = scorer.reduce(a, other, tokens, self.options)
+            if scorer.by_weight:
+                value = value * self._norm(site).to(value.device)
+            key = name, site.key
+            rows[key] = rows[key] + value if key in rows else value
+
+    def _norm(self, site: Site) -> torch.Tensor:
+        if site.key not in self._norms:
+            self._norms[site.key] = out_norms(self.model, site)
+        return self._norms[site.key]
+
+    def _count_hits(self, rows: _Rows, usable: torch.Tensor) -> None:
         """In which samples each neuron is among the top share of its component and role."""
         import torch
 

@@ -76,6 +76,13 @@ class Site:
         return COMPONENTS.index(self.component), self.layer, ROLES.index(self.role), self.path
 
     @property
+    def writes_through(self) -> str | None:
+        """Path of the out-projection whose column a neuron is; None for ``down``, whose neurons are its output."""
+        if self.role == "down":
+            return None
+        return self.path if self.reads_input else f"{self.path.rpartition('.')[0]}.{_GATED[2]}"
+
+    @property
     def reads_input(self) -> bool:
         """True where the neuron is the module's input, not its output."""
         return self.role == "hidden"

@@ -34,8 +34,7 @@ def resolve(name: str) -> str:
         return name
     if name.startswith((".", "/", "~")) or os.sep * 2 in name or name.count("/") != 1:
         raise ModelError(
-            f"no model {name!r}: not a folder, not an embedded model ({', '.join(zoo.EMBEDDED)}), "
-            "and not a hub id (owner/name)"
+            f"no model {name!r}: not a folder, not an embedded model ({', '.join(zoo.EMBEDDED)}), and not a hub id (owner/name)"
         )
     return name
 
@@ -87,9 +86,7 @@ def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     _, family = _config(name, source, trust_remote_code)
     processor = _attempt(name, "processor", lambda: AutoProcessor.from_pretrained(source, **options))
-    model = _attempt(
-        name, "weights", lambda: AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, **options)
-    )
+    model = _attempt(name, "weights", lambda: AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, **options))
     return VisionLanguageModel(model.to(place), processor, family, name)
 
 

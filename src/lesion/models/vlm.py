@@ -8,11 +8,13 @@ language model alone runs the vision tower once an image, however many masks are
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesion.errors import ModelError
+from lesion.masking import CLASSES
 from lesion.sites import Site, Sites, discover
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class VisionLanguageModel:
         self.processor, self.family, self.name = processor, family, name
         self.sites: Sites = discover(model, family)
         self.tokenizer: Any = processor.tokenizer
-        self._decoder: nn.Module = model.get_submodule(family.decoder)
+        self.decoder: nn.Module = model.get_submodule(family.decoder)
         self._generator: Any = model.get_submodule(family.generator)
         self.eos = _as_list(model.generation_config.eos_token_id) or _as_list(self.tokenizer.eos_token_id)
         self.pad: int = next(
@@ -102,6 +104,11 @@ class VisionLanguageModel:
         floats = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         return Prompt(sample.id, {k: v.to(self.device) for k, v in floats.items()})
 
+    def token_classes(self, prompt: Prompt) -> torch.Tensor:
+        """The class of each token of a prompt (see :data:`lesion.masking.CLASSES`), int64 ``[tokens]``."""
+        ids = prompt.inputs["input_ids"][prompt.inputs["attention_mask"].bool()]
+        return _classes(ids[None], ids[None] == self.model.config.image_token_id)[0].cpu()
+
     def encode(self, text: str) -> Answer:
         """A given text as an answer: its tokens and the end token."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -120,7 +127,7 @@ class VisionLanguageModel:
             raise _Captured(kwargs["inputs_embeds"])
 
         inputs = collate([p.inputs for p in prompts], self.pad)
-        handle = self._decoder.register_forward_pre_hook(capture, with_kwargs=True)
+        handle = self.decoder.register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with torch.inference_mode():
                 self.model(**inputs)
@@ -197,7 +204,7 @@ class Batch:
     def __init__(self, vlm: VisionLanguageModel, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
         import torch
 
-        self._vlm = vlm
+        self._vlm, self.samples = vlm, [p.sample for p in prompts]
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
             given = torch.tensor([answer.ids], device=vlm.device)
@@ -215,6 +222,7 @@ class Batch:
         self._positions = {
             "all": real, "image": image, "prompt": real & ~self.answer & ~image, "answer": self.answer,
             "first": real & (places == 0),
+            **{f"{name} class": real & (_classes(ids, image) == i) for i, name in enumerate(CLASSES)},
         }  # fmt: skip
 
     def losses(self) -> torch.Tensor:
@@ -225,6 +233,40 @@ class Batch:
         targets, counted = self.inputs["input_ids"][:, 1:], self.answer[:, 1:]
         nll = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
         return (nll * counted).sum(1) / counted.sum(1)
+
+    def run_perturbed(self, noise: float, seed: int) -> None:
+        """Runs the model on every row twice: all rows as they are, then all of them with noise.
+
+        Gaussian noise is added to the pixels and to the embeddings that the language model is given, with ``noise``
+        times their own standard deviation. It is drawn for each sample by itself, so that it does not depend on the batch.
+        """
+        import torch
+
+        rows = len(self.answer)
+        draw = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())) for name in self.samples]
+
+        def noisy(x: torch.Tensor, lengths: Sequence[int | None]) -> torch.Tensor:
+            x = x.clone()
+            for row, generator, length in zip(x[rows:], draw, lengths, strict=True):
+                part = row[:length]
+                drawn = torch.randn(part.shape, generator=generator).to(part)
+                part += noise * part.float().std().to(part.dtype) * drawn
+            return x
+
+        def on_embeds(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            return args, {
+                **kwargs,
+                "inputs_embeds": noisy(kwargs["inputs_embeds"], self.inputs["attention_mask"].sum(1).tolist()),
+            }
+
+        twice = {name: torch.cat([x, x]) for name, x in self.inputs.items()}
+        twice["pixel_values"] = noisy(twice["pixel_values"], [None] * rows)
+        handle = self._vlm.decoder.register_forward_pre_hook(on_embeds, with_kwargs=True)
+        try:
+            with torch.inference_mode():
+                self._vlm.model(**twice, use_cache=False)
+        finally:
+            handle.remove()
 
     def tokens(self, site: Site, length: int, positions: str) -> torch.Tensor:
         import re
@@ -263,6 +305,15 @@ def _left_pad(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
     lengths = torch.tensor([len(r) for r in rows], device=joined.device)
     mask = torch.arange(longest, device=joined.device) >= (longest - lengths)[:, None]
     return joined, mask.long()
+
+
+def _classes(ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The class of each token, int64 ``[rows, tokens]``, given which are the image's."""
+    import torch
+
+    classes = torch.where(image, CLASSES.index("image"), CLASSES.index("text"))
+    classes[:, 0] = CLASSES.index("first")
+    return classes
 
 
 def _as_list(ids: Any) -> list[int]:

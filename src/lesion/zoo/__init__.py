@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-EMBEDDED = ("tiny-llava", "tiny-clip")
+EMBEDDED = ("tiny-llava", "tiny-instructblip", "tiny-clip")
 
 
 def folder(name: str) -> Path:

@@ -38,9 +38,7 @@ class _Pen:
         self.shade: Colour = tuple(int(0.72 * c) for c in self.fill)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _at(self, *numbers: float) -> list[float]:
-        return [
-            (self._left if i % 2 == 0 else self._top) + number * self._unit for i, number in enumerate(numbers)
-        ]
+        return [(self._left if i % 2 == 0 else self._top) + number * self._unit for i, number in enumerate(numbers)]
 
     def shape(self, *points: float, fill: Colour | None = None) -> None:
         self._draw.polygon(self._at(*points), fill=fill or self.fill, outline=OUTLINE, width=self._line)

@@ -1,0 +1,285 @@
+"""The :class:`Bench`: a loaded model, samples, and a run directory in which everything is computed once.
+
+It gives the intact answers and the importances; :meth:`Bench.measuring` gives a :class:`Measurement`, which masks
+neurons and measures on some of the samples. Studies differ in what they ask of it, and share what it knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lesion import rundir, zoo
+from lesion.clip import DEFAULT, EMBEDDED, ClipScorer
+from lesion.collapse import Judge
+from lesion.controls import KINDS, draw
+from lesion.curve import Curve, Point
+from lesion.data import SCENES, Sample, digest
+from lesion.errors import DataError
+from lesion.evaluation import Evaluator
+from lesion.importance import Importance
+from lesion.importance import load as load_importances
+from lesion.importance import save as save_importances
+from lesion.masking import Means
+from lesion.metrics import Judged, summarise
+from lesion.minimal import Minimal, backward_elimination, delta_debug
+from lesion.models.vlm import Answer, Prompt, VisionLanguageModel
+from lesion.neurons import NeuronSet
+from lesion.options import StudyOptions
+from lesion.progress import Progress
+from lesion.ranking import Ranking
+from lesion.result import Control
+from lesion.rundir import RunDirectory
+from lesion.scorers import CLASS_VALUES, VALUE, ScoreOptions
+from lesion.scoring import score
+from lesion.sweep import sweep
+
+
+def load_model(options: StudyOptions, progress: Progress) -> VisionLanguageModel:
+    """The options' model; raises as :func:`lesion.load` does."""
+    from lesion.models.loading import load
+
+    with progress.stage(f"loading {options.model}", None):
+        return load(options.model, options.dtype, options.device, options.trust_remote_code)
+
+
+def load_clip(options: StudyOptions, progress: Progress, note: Callable[[str], None]) -> ClipScorer | None:
+    """The options' CLIP model: by its name, or the one that knows the data.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    name = options.clip
+    if name == "none":
+        note("no CLIP model: collapse is judged by perplexity alone")
+        return None
+    if name == "auto":
+        embedded = options.data == SCENES or options.model in zoo.EMBEDDED
+        name = EMBEDDED if embedded else DEFAULT
+    with progress.stage(f"loading {name}", None):
+        return ClipScorer(name, options.device)
+
+
+def mean_scorers(mask: str) -> tuple[str, ...]:
+    """The scorers whose values a mask sets: none for ``zero``."""
+    return {"zero": (), "mean": (VALUE,), "class-mean": (VALUE, *CLASS_VALUES.values())}[mask]
+
+
+class Bench:
+    """A model on samples, in a run directory.
+
+    Args:
+        options: What is asked, and how answers are made (prompt, target, longest answer, batch size).
+        vlm: The model.
+        samples: All that will be ranked or measured on.
+        clip: None for no CLIP score.
+        run: Where everything is kept.
+        progress: Listens to the stages.
+        notes: Grows by one line for everything that a reader should know before believing the answer.
+
+    Raises:
+        DataError: ``target`` is ``reference`` and a sample has none.
+    """
+
+    def __init__(
+        self,
+        options: StudyOptions,
+        vlm: VisionLanguageModel,
+        samples: Sequence[Sample],
+        clip: ClipScorer | None,
+        run: RunDirectory,
+        progress: Progress,
+        notes: list[str],
+    ) -> None:
+        self.options, self.vlm, self.clip, self.run = options, vlm, clip, run
+        self.progress, self.notes = progress, notes
+        self.samples = {s.id: s for s in samples}
+        self.fingerprint = vlm.fingerprint
+
+    @cached_property
+    def prompts(self) -> dict[str, Prompt]:
+        """Sample id -> its processed prompt."""
+        with self.progress.stage("preparing images", len(self.samples)) as advance:
+            prompts = {}
+            for sample in self.samples.values():
+                prompts[sample.id] = self.vlm.prompt(sample, self.options.prompt)
+                advance(1)
+            return prompts
+
+    @cached_property
+    def answers(self) -> dict[str, Answer]:
+        """Sample id -> the intact model's own answer."""
+        key = self.key("answers", digest(list(self.samples.values())))
+        if key not in self.run:
+            found: dict[str, Answer] = {}
+            ids, size = list(self.samples), self.options.batch_size
+            prompts = self.prompts
+            with self.progress.stage("intact answers", len(ids)) as advance:
+                for i in range(0, len(ids), size):
+                    part = ids[i : i + size]
+                    embeds = self.vlm.embed([prompts[id] for id in part])
+                    found |= dict(zip(part, self.vlm.generate(embeds, self.options.max_new_tokens), strict=True))
+                    advance(len(part))
+            self.run.add_answers(key, found)
+        return self.run.answers(key)
+
+    @cached_property
+    def targets(self) -> dict[str, Answer]:
+        """Sample id -> the text whose likelihood is the loss and the reference perplexity."""
+        if self.options.target == "answer":
+            return self.answers
+        missing = [s.id for s in self.samples.values() if not s.reference]
+        if missing:
+            raise DataError(f"{missing[0]} has no reference text ({len(missing)} such samples); use --target answer")
+        return {id: self.vlm.encode(s.reference or "") for id, s in self.samples.items()}
+
+    def importances(
+        self, samples: Sequence[Sample], scorers: Sequence[str], options: ScoreOptions, file: str = rundir.IMPORTANCE
+    ) -> dict[str, Importance]:
+        """All sites, all scorers, one forward and one backward pass a batch.
+
+        Args:
+            samples: On which.
+            scorers: Names in :data:`lesion.scorers.SCORERS`.
+            options: Of the scorers.
+            file: Name in the run directory; what it holds is used if it was made from the same.
+        """
+        key = self.key("importance", digest(samples), self.options.target, *scorers, repr(options))
+        path = self.run.path / file
+        found = load_importances(path, self.vlm.sites, key) if path.exists() else None
+        if found is None:
+            ids = [s.id for s in samples]
+            batches = self.vlm.batches([self.prompts[i] for i in ids], [self.targets[i] for i in ids], self.options.batch_size)
+            with self.progress.stage("scoring neurons", len(ids)) as advance:
+                found = score(self.vlm.model, self.vlm.sites, batches, scorers, options, advance)
+            path.parent.mkdir(exist_ok=True)
+            save_importances(path, found, key)
+        return found
+
+    def measuring(
+        self, samples: Sequence[Sample], mask: str = "zero", importances: Mapping[str, Importance] | None = None
+    ) -> Measurement:
+        """What masks do on some of the samples.
+
+        Args:
+            samples: On which.
+            mask: See :func:`lesion.masking.mask`.
+            importances: For ``mean`` and ``class-mean``: holds :func:`mean_scorers` of that mask.
+        """
+        means: dict[str, np.ndarray] = {}
+        found = [(importances or {})[name] for name in mean_scorers(mask)]
+        for site in self.vlm.sites if found else ():
+            by_class = [i.values(site) for i in found[1:]] if site.component == "language" else []
+            means[site.key] = np.stack(by_class) if by_class else found[0].values(site)
+        return Measurement(self, samples, mask, means)
+
+    def say_unscored(self, can: Importance, samples: int) -> None:
+        """Warns of what the scoring could not see: samples without a finite loss, sites that no gradient reached."""
+        if can.samples < samples:
+            self.warn(f"{samples - can.samples} samples were left out of the scoring: their loss is not finite")
+        for site in self.vlm.sites:
+            if site.key not in can.sums:
+                self.warn(f"no gradient reached {site.key}; its neurons score 0")
+
+    def warn(self, line: str) -> None:
+        """A line for the reader of the answer, and for the user now."""
+        self.notes.append(line)
+        self.progress.warn(line)
+
+    def key(self, *parts: Any) -> str:
+        """Of a line in ``evaluations.jsonl``: the hash of the model and of everything that decides the outcome."""
+        common = (self.fingerprint, str(self.vlm.model.dtype), self.options.prompt, self.options.max_new_tokens)
+        return hashlib.sha256(json.dumps([*common, *parts]).encode()).hexdigest()[:24]
+
+
+class Measurement:
+    """Masks neurons and measures the model, on fixed samples; each mask once, then from the run directory."""
+
+    def __init__(self, bench: Bench, samples: Sequence[Sample], mask: str, means: Means) -> None:
+        self.bench, self.samples, self.mask, self._means = bench, list(samples), mask, means
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        bench, ids = self.bench, [s.id for s in self.samples]
+        return Evaluator(
+            bench.vlm, self.samples, [bench.prompts[i] for i in ids], [bench.answers[i] for i in ids],
+            [bench.targets[i] for i in ids], bench.clip, bench.options.max_new_tokens, bench.options.batch_size,
+            self.mask, self._means,
+        )  # fmt: skip
+
+    def key(self, neurons: NeuronSet) -> str:
+        """Of the line in ``evaluations.jsonl`` that holds what a mask does."""
+        clip = self.bench.clip.name if self.bench.clip else None
+        return self.bench.key("mask", neurons.digest, self.mask, digest(self.samples), self.bench.options.target, clip)
+
+    def __call__(self, neurons: NeuronSet) -> Point:
+        """What a mask does."""
+        key, run = self.key(neurons), self.bench.run
+        if key not in run:
+            judged: list[Judged] = self.evaluator(neurons)
+            about = {"kind": "mask", "neurons": len(neurons), "digest": neurons.digest, "mask": self.mask}
+            run.add_evaluation(key, about, judged, summarise(judged))
+        return Point(len(neurons), tuple(run.evaluation(key)))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Decides what has collapsed; measures the intact model."""
+        intact = self(NeuronSet())
+        return Judge(intact, Curve([intact], self.evaluator.chance).chance)
+
+    def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
+        """The progressive sweep of a ranking, up to its collapse or to ``limit`` neurons (default: all)."""
+        with self.bench.progress.stage("masking the top k", None) as advance:
+
+            def evaluate(k: int) -> Point:
+                point = self(ranking.top(k))
+                advance(1)
+                return point
+
+            return Curve(sweep(evaluate, self.judge.collapsed, limit or len(ranking)), self.evaluator.chance)
+
+    def minimal(self, ranking: Ranking, k_star: int, limit: int | None = None) -> Minimal:
+        """The 1-minimal set within the top k*.
+
+        Args:
+            ranking: Gives the order in which neurons are tried.
+            k_star: The top so many collapse the model.
+            limit: Stop after so many trials, with what is left and without its certificate. Without a limit every
+                neuron is tried by itself.
+        """
+        top = [ranking[i] for i in range(k_star)]
+        with self.bench.progress.stage("minimal set", None) as advance:
+
+            def collapses(neurons: NeuronSet) -> bool:
+                advance(1)
+                return self.judge.collapsed(self(neurons))
+
+            return backward_elimination(top, collapses) if limit is None else delta_debug(top, collapses, limit)
+
+    def controls(
+        self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0
+    ) -> list[Control]:
+        """Sets of the same size, drawn by chance: ``seeds`` of each kind of :data:`lesion.controls.KINDS`."""
+        if not len(critical):
+            return []
+        controls = []
+        with self.bench.progress.stage("controls", len(KINDS) * seeds) as advance:
+            for kind in KINDS:
+                for seed in range(seeds):
+                    drawn = draw(kind, first_seed + seed, critical, ranking, activation)
+                    if drawn is None:
+                        controls.append(Control(kind=kind, seed=seed, k=len(critical), collapsed=None))
+                    else:
+                        point = self(drawn)
+                        fallen = self.judge.collapsed(point)
+                        controls.append(
+                            Control(kind=kind, seed=seed, k=len(drawn), collapsed=fallen, evaluation=self.key(drawn),
+                                    **point.metrics)
+                        )  # fmt: skip
+                    advance(1)
+        return controls
