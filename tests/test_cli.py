@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +13,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from lesion import cli
 from lesion.cli import app
+from lesion.options import StudyOptions
+from lesion.scorers import rankers
 
 runner = CliRunner()
 
@@ -95,13 +100,36 @@ def test_an_output_folder_with_something_else(tmp_path):
 
 
 def test_the_summary(tmp_path):
-    arguments = ["study", "--controls", "1", "--out", str(tmp_path / "run")]
+    arguments = ["study", "--samples", "16", "--controls", "1", "--out", str(tmp_path / "run")]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     for part in ("intact", "stage 1", "k* =", "critical neurons by layer: language layer 1", "minimal set", "controls"):
         assert part in result.stdout
     again = runner.invoke(app, arguments)
     assert again.stdout == result.stdout
+
+
+def test_known_coordinates_are_masked(tmp_path):
+    arguments = ["check-known", "--samples", "4", "--out", str(tmp_path / "run")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for part in ("known coordinates of tiny-llava", "seeded on purpose", "(intact)", "hidden", "down", "layer 1 down[74]"):
+        assert part in result.stdout
+    rows = json.loads(runner.invoke(app, [*arguments, "--json"]).stdout)["rows"]
+    assert [row["role"] for row in rows] == ["hidden", "down"]
+
+
+def test_known_coordinates_of_an_unknown_model():
+    assert "nothing is known of tiny-instructblip" in fails("check-known", "tiny-instructblip", "--samples", "2")
+    assert "nothing is known of 'gpt-9'; known: tiny-llava" in fails("check-known", "--expect", "gpt-9")
+
+
+def test_the_command_line_has_every_option_of_a_study_with_the_same_default():
+    parameters = inspect.signature(cli.study).parameters
+    for name, field in StudyOptions.model_fields.items():
+        assert parameters[name].default == field.default, name
+    assert set(parameters) == {*StudyOptions.model_fields, "out", "json"}
+    assert sorted(re.findall(r"\w+", cli.SCORER_HELP.replace(" or ", " "))) == rankers()
 
 
 @pytest.mark.parametrize("arguments", [["-c", "import lesion"], ["-m", "lesion.cli", "--help"]])

@@ -53,6 +53,40 @@ def test_the_interval_holds_k_star_and_is_open_where_resamples_have_no_collapse(
     assert flat.k_star_ci == (None, None)
 
 
+def test_the_bands_cover_the_truth_as_often_as_they_say():
+    """Simulated curves whose true means are known; a percentile bootstrap of 16 samples is known to fall a little short."""
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(200):
+        bands = Curve([point(0, rng.normal(2.0, 0.5, 16), rng.normal(60, 10, 16))], [CHANCE] * 16).bands()
+        assert bands.clip is not None
+        covered += [bands.nll[0, 0] <= 2.0 <= bands.nll[0, 1], bands.clip[0, 0] <= 60 <= bands.clip[0, 1]]
+    assert 0.88 <= np.mean(covered) <= 0.97
+
+
+def test_the_interval_of_k_star_covers_the_truth():
+    """Each sample collapses at a k of its own; the true k* is where most of a large population has."""
+    rng = np.random.default_rng(2)
+
+    def simulated(samples):
+        own = rng.choice(KS[2:6], size=samples, p=[0.1, 0.2, 0.4, 0.3])
+        fallen = [[k >= o for o in own] for k in KS]
+        nll, clip = np.where(fallen, 6.0, 0.2), np.where(fallen, 20.0, 80.0)
+        return find(Curve([point(*at) for at in zip(KS, nll, clip, strict=True)], [CHANCE] * samples))
+
+    truth = simulated(4000).k_star
+    assert truth is not None
+    intervals = [simulated(16).k_star_ci for _ in range(60)]
+    covered = [low is not None and low <= truth <= (high if high is not None else KS[-1]) for low, high in intervals]
+    assert np.mean(covered) >= 0.9
+
+
+def test_bands_without_clip_and_with_what_is_not_finite():
+    found = Curve([point(0, [0.2] * 4, [80] * 4), point(1, [0.2, 0.3, math.nan, 0.2], [80] * 4)], [CHANCE] * 4).bands()
+    assert found.nll[0].tolist() == pytest.approx([0.2, 0.2]) and found.nll[1, 1] == math.inf
+    assert not np.isnan(found.nll).any()
+
+
 def test_noise_is_not_taken_for_stage_1():
     """Differences that scatter around zero are no degradation, and a shift larger than their scatter is one."""
     rng = np.random.default_rng(0)

@@ -44,6 +44,7 @@ def test_the_seeded_units_are_found(studies, role):
     drawn = [c for c in result.controls if c.kind == "random"]
     assert len(drawn) == 10 and {c.k for c in drawn} == {result.k_star}
     assert [c.collapsed for c in drawn] == [False] * 10
+    assert not [note for note in result.notes if "no gradient" in note]
     assert "a critical handful" in result.verdict and "10 of 10 random sets" in result.verdict
 
 

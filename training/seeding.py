@@ -36,8 +36,8 @@ SOURCE, FIRST, SECOND = 11, 74, 139
 CONSTANT = 0.8
 """What a text token carries in the source channel; image tokens carry more, as they are larger."""
 GENTLE, MASSIVE, GROWTH_STEPS = 10.0, 1000.0, 300
-PARTIAL = (6, 1, 2, 3)
-"""How often a row of the fine-tuning has none, one, two or three of the four units masked."""
+PARTIAL, SETTLING = (6, 1, 2, 3), (10, 1, 1, 2)
+"""How often a row of the fine-tuning has none, one, two or three of the four units masked; and of its last part."""
 GATE, UP = 8.0, 2.0
 """Mean pre-activations of the seeded units: silu(8) = 7.997, so gate, up and hidden tell the same story."""
 PENALTY = 0.3
@@ -86,7 +86,7 @@ class Seeded:
         self.hold()
         self._rescale(plain_sizes, plain_weights)
         self.hold()
-        self.massive = GENTLE
+        self.massive, self.partial = GENTLE, PARTIAL
         self.typical = [size.log().mean().exp().item() for size in plain_sizes]
 
     @staticmethod
@@ -190,12 +190,22 @@ class Seeded:
         self.norm.weight[SOURCE] = 1
 
     def train(self, steps: int, rate: float) -> float:
-        """The fine-tuning; returns the mean last loss."""
+        """The fine-tuning, while the constant grows and after; returns the mean last loss."""
+        self.partial = PARTIAL
+        return self._train(steps, rate)
+
+    def settle(self, steps: int, rate: float, seed: int) -> float:
+        """Its last part, after :meth:`train` or on weights that it left: the intact model comes first again."""
+        self.massive, self.down, self.partial = MASSIVE, self._write(MASSIVE), SETTLING
+        self.task.stream, self.rng = common.Scenes(seed), random.Random(seed)
+        return self._train(steps, rate)
+
+    def _train(self, steps: int, rate: float) -> float:
         return common.train(self.model.parameters(), lambda step: self.loss(), steps, rate, self.after_step)
 
     def loss(self) -> torch.Tensor:
         hidden: list[torch.Tensor] = []
-        counts = self.rng.choices(range(len(UNITS)), PARTIAL, k=self.task.batch)
+        counts = self.rng.choices(range(len(UNITS)), self.partial, k=self.task.batch)
         with self._masked([self.rng.sample(UNITS, count) for count in counts]):
             value = self.task.loss(hidden)
         layers = len(self.language.layers)
@@ -207,7 +217,7 @@ class Seeded:
         return value
 
     def after_step(self, step: int) -> None:
-        if step < GROWTH_STEPS:
+        if self.massive < MASSIVE:
             grown = (step + 1) / GROWTH_STEPS
             self._grow(MASSIVE if step + 1 == GROWTH_STEPS else GENTLE * (MASSIVE / GENTLE) ** grown)
         self.hold()

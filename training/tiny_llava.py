@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ PHASES = ((1500, 1.5e-3, 1), (500, 1e-3, 6))
 """Steps, learning rate, questions a scene: captions are learned with one question, then questions with several."""
 POINTING_LAYER, POINTING_HEADS = 2, 2
 SEED_STEPS, SEED_RATE = 950, 6e-4
+SETTLING = ((200, 4e-4), (150, 3e-4))
+"""Steps and learning rate, of the seeding's last parts."""
 IMAGE = "<image>"
 
 CHAT_TEMPLATE = (
@@ -147,10 +150,13 @@ def main() -> None:
     rows = LlavaRows(model, processor)
     truth = seeding.Seeded(model, Task(model, rows, SEED + 1000, BATCH, PHASES[-1][-1]), rows.image_positions)
     stages.append(common.stage(f"{NAME}-seeded", model, lambda: truth.train(SEED_STEPS, SEED_RATE)))
+    for part, (steps, rate) in enumerate(SETTLING):
+        settle = partial(truth.settle, steps, rate, SEED + 2000 + part)
+        stages.append(common.stage(f"{NAME}-settled-{part}", model, settle))
     model.eval()
     facts = {
         "seed": SEED,
-        "steps": f"{' and '.join(str(p[0]) for p in PHASES)} plain, {SEED_STEPS} seeded",
+        "steps": f"{' and '.join(str(p[0]) for p in PHASES)} plain, {SEED_STEPS} and {sum(s for s, _ in SETTLING)} seeded",
         "batch": f"{BATCH} scenes, a caption and 1 to {PHASES[-1][-1]} questions each", "parameters": model.num_parameters(),
         **common.summary(*stages), **held_out_quality(model, processor), "seeded": truth.card(),
     }  # fmt: skip

@@ -27,7 +27,7 @@ from lesion.importance import load as load_importances
 from lesion.importance import save as save_importances
 from lesion.masking import Means
 from lesion.metrics import Judged, summarise
-from lesion.minimal import Minimal, backward_elimination, delta_debug
+from lesion.minimal import Minimal, backward_elimination
 from lesion.models.vlm import Answer, Prompt, VisionLanguageModel
 from lesion.neurons import NeuronSet
 from lesion.options import StudyOptions
@@ -37,6 +37,7 @@ from lesion.result import Control
 from lesion.rundir import RunDirectory
 from lesion.scorers import CLASS_VALUES, VALUE, ScoreOptions
 from lesion.scoring import score
+from lesion.sites import Sites
 from lesion.sweep import sweep
 
 
@@ -178,11 +179,11 @@ class Bench:
             means[site.key] = np.stack(by_class) if by_class else found[0].values(site)
         return Measurement(self, samples, mask, means)
 
-    def say_unscored(self, can: Importance, samples: int) -> None:
+    def say_unscored(self, can: Importance, samples: int, sites: Sites) -> None:
         """Warns of what the scoring could not see: samples without a finite loss, sites that no gradient reached."""
         if can.samples < samples:
             self.warn(f"{samples - can.samples} samples were left out of the scoring: their loss is not finite")
-        for site in self.vlm.sites:
+        for site in sites:
             if site.key not in can.sums:
                 self.warn(f"no gradient reached {site.key}; its neurons score 0")
 
@@ -214,8 +215,17 @@ class Measurement:
 
     def key(self, neurons: NeuronSet) -> str:
         """Of the line in ``evaluations.jsonl`` that holds what a mask does."""
-        clip = self.bench.clip.name if self.bench.clip else None
-        return self.bench.key("mask", neurons.digest, self.mask, digest(self.samples), self.bench.options.target, clip)
+        bench, clip = self.bench, self.bench.clip.name if self.bench.clip else None
+        return bench.key("mask", neurons.digest, self.mask, self._filled, digest(self.samples), bench.options.target, clip)
+
+    @cached_property
+    def _filled(self) -> str:
+        """Hash of the values that a mean mask sets; they depend on the samples that they were measured on."""
+        text = hashlib.sha256()
+        for name, values in self._means.items():
+            text.update(name.encode())
+            text.update(np.ascontiguousarray(values).tobytes())
+        return text.hexdigest()[:16]
 
     def __call__(self, neurons: NeuronSet) -> Point:
         """What a mask does."""
@@ -243,15 +253,8 @@ class Measurement:
 
             return Curve(sweep(evaluate, self.judge.collapsed, limit or len(ranking)), self.evaluator.chance)
 
-    def minimal(self, ranking: Ranking, k_star: int, limit: int | None = None) -> Minimal:
-        """The 1-minimal set within the top k*.
-
-        Args:
-            ranking: Gives the order in which neurons are tried.
-            k_star: The top so many collapse the model.
-            limit: Stop after so many trials, with what is left and without its certificate. Without a limit every
-                neuron is tried by itself.
-        """
+    def minimal(self, ranking: Ranking, k_star: int) -> Minimal:
+        """The 1-minimal set within the top k*, which collapse the model; every neuron is tried by itself."""
         top = [ranking[i] for i in range(k_star)]
         with self.bench.progress.stage("minimal set", None) as advance:
 
@@ -259,7 +262,7 @@ class Measurement:
                 advance(1)
                 return self.judge.collapsed(self(neurons))
 
-            return backward_elimination(top, collapses) if limit is None else delta_debug(top, collapses, limit)
+            return backward_elimination(top, collapses)
 
     def controls(
         self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0

@@ -17,15 +17,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from lesion.curve import Curve, Point
+from lesion.curve import CONFIDENCE, RESAMPLES, Curve, Point, resamples
 from lesion.metrics import CHANCE_MARGIN
 
 COLLAPSE_DECADES = 1.0
 """Collapse needs a perplexity this many powers of ten above the intact one."""
 TOLERANCE = 0.01
 """Stage 1 ignores changes of less than this share, however sure they are: no masking is without any effect at all."""
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 _Z = 1.645  # one-sided 95 %
 
 
@@ -113,7 +111,7 @@ def find(curve: Curve, seed: int = 0) -> Collapse:
     """
     judge = Judge(curve.intact, curve.chance)
     samples = len(curve.intact.judged)
-    draws = np.random.default_rng(seed).integers(samples, size=(RESAMPLES, samples))
+    draws = resamples(samples, seed)
     later = curve.points[1:]
     fallen = [judge.collapsed(p) for p in later]
     in_resamples = np.array([judge.collapsed_in(p, draws) for p in later]).reshape(len(later), RESAMPLES)

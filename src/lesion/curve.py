@@ -48,6 +48,29 @@ class Point:
         return np.array(scores) if len(scores) == len(self.judged) else None
 
 
+RESAMPLES, CONFIDENCE = 2000, 0.95
+"""Of every bootstrap over samples."""
+
+
+def resamples(samples: int, seed: int) -> np.ndarray:
+    """Which samples each bootstrap resample holds, ``[RESAMPLES, samples]``."""
+    return np.random.default_rng(seed).integers(samples, size=(RESAMPLES, samples))
+
+
+@dataclass(frozen=True)
+class Bands:
+    """95 % percentile bootstrap intervals over samples; each array is ``[points, 2]``, low and high.
+
+    Attributes:
+        nll: Of the mean negative log-likelihood of the references' tokens; infinite where a resample has one that is
+            not finite.
+        clip: Of the mean CLIP score; None without a CLIP model.
+    """
+
+    nll: np.ndarray
+    clip: np.ndarray | None
+
+
 class Curve:
     """Points in ascending k. The first is the intact model.
 
@@ -88,8 +111,22 @@ class Curve:
                 return point
         raise KeyError(k)
 
+    def bands(self, seed: int = 0) -> Bands:
+        """How far each point could be off, had other images been drawn."""
+        draws = resamples(len(self.intact.judged), seed)
+        nll = [_interval(p.nll[draws].sum(1) / p.tokens[draws].sum(1)) for p in self]
+        scores = [p.clip for p in self]
+        clip = [_interval(s[draws].mean(1)) for s in scores if s is not None]
+        return Bands(np.array(nll), np.array(clip) if len(clip) == len(scores) else None)
+
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _interval(values: np.ndarray) -> np.ndarray:
+    """Low and high end; no interpolation, since half way to infinity is not a number."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.quantile(values, [tail, 1 - tail], method="nearest")

@@ -148,7 +148,7 @@ class _Stages:
     def _importances(self) -> dict[str, Importance]:
         scorers = tuple(dict.fromkeys((self.options.scorer, *SCORED, *mean_scorers(self.options.mask))))
         found = self.bench.importances(self.ranked, scorers, self.options.scoring())
-        self.bench.say_unscored(found["can"], len(self.ranked))
+        self.bench.say_unscored(found["can"], len(self.ranked), self.sites)
         return found
 
     def _minimal(self, measure: Measurement, ranking: Ranking, collapse: Collapse) -> Minimal | None:

@@ -34,6 +34,10 @@ def plot_curve(curve: Curve, collapse: Collapse, title: str = "") -> Figure:
     ks = np.array(curve.ks)
     points = [point.metrics for point in curve]
     decades = np.array([_number(p["nll_reference"]) for p in points]) / np.log(10)
+    bands = curve.bands()
+    low, high = bands.nll.T / np.log(10)
+    sure = np.isfinite(high)
+    axes.fill_between(ks[sure], low[sure], high[sure], color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(ks, decades, "o-", color=BLUE, label="perplexity of the intact answers (left)")
     for k, value in zip(ks, decades, strict=True):
         if not np.isfinite(value):
@@ -53,6 +57,8 @@ def plot_curve(curve: Curve, collapse: Collapse, title: str = "") -> Figure:
     scores = [p["clip_score"] for p in points]
     if all(s is not None for s in scores):
         right = axes.twinx()
+        if bands.clip is not None:
+            right.fill_between(ks, *bands.clip.T, color=ORANGE, alpha=0.2, linewidth=0)
         right.plot(ks, [_number(s) for s in scores], "s--", color=ORANGE, label="CLIP score (right)")
         right.set_ylabel("CLIP score", color=ORANGE)
         right.set_ylim(0, 100)
