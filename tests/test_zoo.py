@@ -44,7 +44,7 @@ def test_cards_say_how_it_was_made(name):
         assert "known truth" in text and "not evidence about real models" in text
 
 
-SLOW = "63.1 minutes as logged, while test runs shared the two cores; to be measured again on a machine of its own"
+SLOW = "65.8 minutes as logged, while test runs shared the two cores; to be measured again on a machine of its own"
 
 
 @pytest.mark.parametrize(

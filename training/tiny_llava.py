@@ -19,7 +19,7 @@ PHASES = ((1500, 1.5e-3, 1), (500, 1e-3, 6))
 """Steps, learning rate, questions a scene: captions are learned with one question, then questions with several."""
 POINTING_LAYER, POINTING_HEADS = 2, 2
 SEED_STEPS, SEED_RATE = 950, 6e-4
-SETTLING = ((200, 4e-4), (150, 3e-4))
+SETTLING = ((200, 4e-4), (150, 3e-4), (120, 3e-4))
 """Steps and learning rate, of the seeding's last parts."""
 IMAGE = "<image>"
 
