@@ -18,7 +18,7 @@ def llama(layers=32, hidden=4096, intermediate=11008) -> Sites:
     """A language model's hidden and down sites."""
     path = "model.language_model.layers.{}.mlp.down_proj"
     return Sites(
-        Site(path.format(layer), "language", role, layer, width)
+        Site(path.format(layer), "language", role, layer, width)  # pyright: ignore[reportArgumentType]
         for layer in range(layers)
         for role, width in (("hidden", intermediate), ("down", hidden))
     )

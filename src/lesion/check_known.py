@@ -12,6 +12,7 @@ from lesion.bench import Bench, load_clip, load_model
 from lesion.data import load_samples
 from lesion.errors import OptionError
 from lesion.models.vlm import VisionLanguageModel
+from lesion.neurons import NeuronSet
 from lesion.options import StudyOptions
 from lesion.progress import Progress, Silent
 from lesion.result import Metrics, NeuronEntry
@@ -80,7 +81,7 @@ def check_known(
     expected = expected or known.recognise(name, *_names(vlm))
     if expected is None:
         raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {_listed()}")
-    sets = {role: expected.neurons(vlm.sites, role) for role in ROLES}
+    sets: dict[Role, NeuronSet] = {role: expected.neurons(vlm.sites, role) for role in ROLES}
     clip = load_clip(asked, progress, progress.warn)
     path = Path(out) if out is not None else default_folder(asked, "known", expected.name)
     with RunDirectory.open(path, asked) as run:

@@ -38,10 +38,10 @@ def rank_correlation(one: Ranking, two: Ranking) -> float | None:
     keys = [[(s.key, s.width) for s in ranking.sites] for ranking in (one, two)]
     if keys[0] != keys[1]:
         raise OptionError(f"rankings of {len(keys[0])} and {len(keys[1])} different sites cannot be correlated")
-    ranks = [_mean_ranks(np.concatenate([r.importance.values(s) for s in r.sites])) for r in (one, two)]
-    if any(np.ptp(r) == 0 for r in ranks):
+    first, second = (_mean_ranks(np.concatenate([r.importance.values(s) for s in r.sites])) for r in (one, two))
+    if any(np.ptp(r) == 0 for r in (first, second)):
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _mean_ranks(scores: np.ndarray) -> np.ndarray:
