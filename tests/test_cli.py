@@ -17,6 +17,7 @@ from lesion import cli
 from lesion.cli import app
 from lesion.options import StudyOptions
 from lesion.scorers import rankers
+from tests import tiny_models
 
 runner = CliRunner()
 
@@ -45,14 +46,14 @@ def test_no_such_model(tmp_path):
     assert "no model 'llava'" in fails("study", "llava", "--out", tmp_path / "run")
     assert "cannot be loaded" in fails("study", "nobody/nothing", "--out", tmp_path / "run")
     assert "has no config.json" in fails("study", tmp_path, "--out", tmp_path / "run")
-    assert "'clip' is not supported yet" in fails("study", "tiny-clip", "--out", tmp_path / "run")
+    assert "'clip' is not supported" in fails("study", "tiny-clip", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_without_feed_forward_sites(tmp_path, monkeypatch):
-    monkeypatch.setattr("lesion.sites._GATED", ("no", "such", "names"))
-    monkeypatch.setattr("lesion.sites._UNGATED", ())
-    assert "has no feed-forward site" in fails("study", "tiny-llava", "--out", tmp_path / "run")
+def test_a_model_with_feed_forward_networks_of_an_unknown_make(tmp_path, monkeypatch):
+    monkeypatch.setattr("lesion.models.feedforward.NAMES", ())
+    line = fails("study", "tiny-llava", "--out", tmp_path / "run")
+    assert "layers.0.mlp (CLIPMLP) looks like a feed-forward network" in line and "adding-a-family.md" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -122,6 +123,39 @@ def test_known_coordinates_are_masked(tmp_path):
 def test_known_coordinates_of_an_unknown_model():
     assert "nothing is known of tiny-instructblip" in fails("check-known", "tiny-instructblip", "--samples", "2")
     assert "nothing is known of 'gpt-9'; known: tiny-llava" in fails("check-known", "--expect", "gpt-9")
+
+
+def test_paper_on_a_model_in_a_folder(tmp_path):
+    vlm, data = tiny_models.llava(), tmp_path / "data"
+    for part in (vlm.model, vlm.processor):
+        part.save_pretrained(tmp_path / "model")
+    for sample in tiny_models.samples(4):
+        (data / "noise").mkdir(parents=True, exist_ok=True)
+        sample.image.save(data / "noise" / f"{sample.id}.png")
+    asked = ["paper", tmp_path / "model", "--data", data, "--out", tmp_path / "out", "--quick", "--clip", "none",
+             "--max-new-tokens", 4, "--samples", 4, "--controls", 1, "--max-k", 3]  # fmt: skip
+    result = runner.invoke(app, list(map(str, asked)))
+    assert result.exit_code == 0, result.output
+    assert "no critical handful" in result.stdout and "none up to 3" in result.stdout
+    assert str(tmp_path / "out" / "summary.md") in result.stdout.replace("\n", "")
+    assert (tmp_path / "out" / "summary.md").read_text().startswith("# What was found")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["tiny-llava", "tiny-llava"], "each once"), (["nobody"], "no model 'nobody'"),
+        (["tiny-llava", "nobody"], "no model 'nobody'"), (["--role", "gates"], "role is 'gates'"),
+        (["--data", "no-such-folder"], "no-such-folder"), (["--expect", "nobody"], "nothing is known of 'nobody'"),
+        (["--per-category", "1"], "per_category"), (["--alpha", "0.5"], None),
+    ],
+)  # fmt: skip
+def test_paper_says_what_is_wrong_and_makes_nothing(tmp_path, asked, message):
+    if message is None:  # an option that it does not have
+        assert runner.invoke(app, ["paper", *asked]).exit_code == 2
+    else:
+        assert message in fails("paper", *asked, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_has_every_option_of_a_study_with_the_same_default():

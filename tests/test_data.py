@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lesion.data import digest, load_samples
+from lesion.data import SCENES, digest, halves, load_categories, load_samples
 from lesion.errors import DataError
 from lesion.zoo import captions, scenes
 from lesion.zoo.drawing import draw
@@ -92,3 +92,33 @@ def test_scenes_are_what_the_captions_say():
 def test_a_category_can_be_asked_for():
     assert {s.main.category for s in scenes.held_out(20, category="dog")} == {"dog"}
     assert draw(scenes.held_out(1)[0]).size == (scenes.SIDE, scenes.SIDE)
+
+
+def test_every_category_of_a_folder(tmp_path):
+    for name, count in {"car": 3, "dog": 1, "empty": 0}.items():
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            picture(tmp_path / name / "deep" / f"{i}.png", (i, 0, 0))
+    picture(tmp_path / "plain.png")
+    said = []
+    found = load_categories(str(tmp_path), 2, warn=said.append)
+    assert {name: len(members) for name, members in found.items()} == {"car": 2, "dog": 1}
+    assert len(said) == 1 and "dog" in said[0]
+    whole = {s.id: s for s in load_samples(str(tmp_path), 10, warn=said.append)}
+    for name, members in found.items():
+        for sample in members:
+            assert sample.category == name and sample.digest == whole[sample.id].digest
+    assert load_categories(str(tmp_path / "car" / "deep"), 2) == {}
+
+
+def test_every_category_of_the_scenes():
+    found = load_categories(SCENES, 3, seed=2)
+    assert tuple(found) == scenes.CATEGORIES
+    assert all(s.category == name and s.id.endswith(name) for name, members in found.items() for s in members)
+    assert len({s.id for members in found.values() for s in members}) == 3 * len(scenes.CATEGORIES)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0)), (4, (2, 2)), (5, (3, 2))])
+def test_halves_do_not_meet(count, sizes):
+    one, other = halves(load_samples(SCENES, count))
+    assert (len(one), len(other)) == sizes and not {s.id for s in one} & {s.id for s in other}

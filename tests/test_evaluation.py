@@ -90,6 +90,20 @@ def test_language_masks_do_not_run_the_vision_tower_again(vlm):
     assert sum(calls) == 8, "a vision mask needs the vision tower"
 
 
+@pytest.mark.parametrize("kept", [10**9, 0])
+def test_the_intact_model_is_asked_about_its_references_once(vlm, kept, monkeypatch):
+    """Kept distributions change nothing but the time; none are kept where they would be too large."""
+    monkeypatch.setattr("lesion.evaluation._KEPT", kept)
+    asked = []
+    original = vlm.answer_log_probs
+    monkeypatch.setattr(vlm, "answer_log_probs", lambda *a: (asked.append(1), original(*a))[1])
+    measure = evaluator(vlm, 4)
+    first, calls = measure(gates(vlm, 3)), len(asked)
+    assert measure(gates(vlm, 3)) == first
+    assert len(asked) - calls == calls - (2 if kept else 0)  # two batches of two
+    assert first == evaluator(vlm, 4)(gates(vlm, 3))
+
+
 def test_vision_masks_act(vlm):
     measure = evaluator(vlm)
     before, after = measure(NeuronSet()), measure(gates(vlm, 20, "vision"))
@@ -99,7 +113,7 @@ def test_vision_masks_act(vlm):
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_recorded_as_such(vlm, poison):
     measure = evaluator(vlm, 2)
-    head = vlm._generator.get_output_embeddings()
+    head = vlm.engine._generator.get_output_embeddings()
     handle = head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor([5]), poison))
     judged = measure(NeuronSet())
     handle.remove()

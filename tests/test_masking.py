@@ -199,7 +199,7 @@ def test_masks_act_in_prefill_and_in_every_decoding_step(vlm):
             rows = torch.cat([embeds, table(torch.tensor(ids, dtype=torch.long))])[None]
             ones = torch.ones(rows.shape[:2], dtype=torch.long)
             with torch.inference_mode():
-                out = vlm._generator(inputs_embeds=rows, attention_mask=ones, use_cache=False)
+                out = vlm.engine._generator(inputs_embeds=rows, attention_mask=ones, use_cache=False)
             ids.append(int(out.logits[0, -1].argmax()))
     [intact] = vlm.generate([embeds], 8)
     assert list(answer.ids) == ids

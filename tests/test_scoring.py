@@ -359,3 +359,14 @@ def test_ranking_is_descending_with_ties_by_site_and_index(tmp_path):
     lines = (tmp_path / "r.csv").read_text().splitlines()
     assert lines[0] == "rank,path,component,role,layer,index,can,consistency"
     assert lines[1] == "1,mlp.gate_proj,language,gate,0,1,5,0" and len(lines) == 11
+
+
+def test_what_each_scorer_takes_by_itself():
+    usual, half = ScoreOptions(), ScoreOptions(alpha=0.5)
+    taken = {name: get_scorer(name).passes(usual) for name in rankers()}
+    assert taken == {
+        "can": (1, 1), "gradient": (1, 1), "taylor": (1, 1), "activation": (1, 0), "wanda": (1, 0), "superweight": (1, 0),
+        "perturbation": (2, 0), "random": (0, 0),
+    }  # fmt: skip
+    assert get_scorer("can").passes(half) == (1, 1)
+    assert get_scorer("can").passes(ScoreOptions(alpha=0)) == (1, 0)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from lesion.errors import ModelError, OptionError
-from lesion.models.families import family_of
+from lesion.models.discovery import discover
 from lesion.scoring import score
-from lesion.sites import discover
 from tests import tiny_models
 from tests.tiny_models import INTERMEDIATE, LAYERS, WIDTH
 
@@ -50,10 +59,10 @@ def test_unreachable_sites_are_those_that_no_gradient_reaches(vlm):
 
 @pytest.mark.parametrize(("layer", "dead"), [(-2, {3}), (-1, set()), (2, {2, 3}), ([1, 3], {3})])
 def test_llava_reachability_follows_the_vision_layer_that_is_read(layer, dead):
-    config = tiny_models.llava().model.config
-    config.vision_feature_layer = layer
-    found = {int(p.split("\\.")[-2]) for p in family_of(config).unreachable(config)}
-    assert found == dead
+    model = tiny_models.llava().model
+    model.config.vision_feature_layer = layer
+    vision = discover(model).select("vision")
+    assert {s.layer for s in vision if not s.reachable} == dead
 
 
 def test_select_names_what_there_is():
@@ -67,19 +76,33 @@ def test_select_names_what_there_is():
 
 def test_a_model_without_feed_forward_sites_is_refused():
     with pytest.raises(ModelError, match="no feed-forward site"):
-        discover(nn.Sequential(nn.Linear(2, 2)), tiny_models.family({"0": "language"}))
+        discover(nn.Sequential(nn.Linear(2, 2)), tiny_models.all_language())
 
 
 def test_projections_that_do_not_fit_are_refused():
     model = tiny_models.ThreeNeurons()
     model.mlp.up_proj = nn.Linear(1, 2)
     with pytest.raises(ModelError, match=r"mlp do not fit together: widths \(3, 2, 3\)"):
-        discover(model, tiny_models.family({"mlp": "language"}))
+        discover(model, tiny_models.all_language())
 
 
-def test_an_unknown_family_is_named():
-    with pytest.raises(ModelError, match=r"'gpt9'.*supported: instructblip, llava"):
-        family_of(type("Config", (), {"model_type": "gpt9"}))
+def test_a_gate_that_does_not_fit_does_not_pass_for_an_ungated_network():
+    model = tiny_models.ThreeNeurons()
+    model.mlp.gate_proj = nn.Linear(1, 2)
+    with pytest.raises(ModelError, match=r"mlp do not fit together: widths \(2, 3, 3\)"):
+        discover(model, tiny_models.all_language())
+
+
+def test_a_feed_forward_network_of_an_unknown_make_is_refused_with_its_class_and_path():
+    class OddMLP(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rise, self.fall = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([tiny_models.ThreeNeurons(), OddMLP()])
+    with pytest.raises(ModelError, match=r"layers\.1 \(OddMLP\).*1 such modules.*adding-a-family"):
+        discover(model, tiny_models.all_language())
 
 
 def test_every_site_names_a_module_whose_activation_has_its_width(vlm):
@@ -99,3 +122,25 @@ def test_every_site_names_a_module_whose_activation_has_its_width(vlm):
     for handle in handles:
         handle.remove()
     assert seen == {s.key: s.width for s in vlm.sites}
+
+
+def test_the_counts_of_the_7b_models_in_the_docs():
+    """From the sizes in their published configurations; no weights are made."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14,
+        projection_dim=768,
+    )  # fmt: skip
+    llava = LlavaConfig(vision_config=vision, text_config=LlamaConfig(vocab_size=32064))
+    blip = InstructBlipConfig(text_config=LlamaConfig(vocab_size=32001).to_dict(), num_query_tokens=32)
+    docs = (Path(__file__).parents[1] / "docs" / "paper.md").read_text()
+    with torch.device("meta"):
+        models = {
+            "LLaVA-1.5-7b": LlavaForConditionalGeneration(llava),
+            "InstructBLIP-vicuna-7b": InstructBlipForConditionalGeneration(blip),
+        }
+    for name, model in models.items():
+        sites, size = discover(model), sum(p.numel() for p in model.parameters())
+        (row,) = (line for line in docs.splitlines() if line.startswith(f"| {name} | {size / 1e9:.2f} billion"))
+        assert f"| {sites.neurons:,} |" in row and f"| {sites.select('language').neurons:,} (" in row
+        assert f"| {2 * size / 1e9:.1f} GB |" in row
+    assert sites.select("language", "gate").neurons == 352_256 and sites.select("language", "down").neurons == 131_072

@@ -104,3 +104,9 @@ def test_layer_controls_keep_the_counts_and_matched_ones_the_magnitude():
 def test_a_control_that_cannot_be_drawn_is_said_to_be_so(kind):
     ranked, activation = ranking()
     assert controls.draw(kind, 0, ranked.top(len(ranked) - 3), ranked, activation) is None
+
+
+@pytest.mark.parametrize(("fallen", "drawn", "bound"), [(0, 10, 0.2589), (0, 100, 0.0295), (1, 10, 0.3942), (10, 10, 1.0)])
+def test_the_bound_on_how_many_such_sets_collapse(fallen, drawn, bound):
+    # By hand: 1 - 0.05 ** (1 / n) for none of n; the others from published Clopper-Pearson tables.
+    assert controls.upper_bound(fallen, drawn) == pytest.approx(bound, abs=1e-4)

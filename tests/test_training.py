@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import torch
 
 from lesion.zoo.scenes import held_out
@@ -23,6 +26,19 @@ def test_a_finished_stage_is_not_run_again(tmp_path, monkeypatch):
     assert calls == [first] and one == two
     assert torch.equal(first.weight, second.weight) and torch.equal(first.bias, second.bias)
     assert common.summary(one, two)["final_loss"] == [0.5, 0.5]
+
+
+def test_a_published_training_starts_anew_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "STAGES", tmp_path / "stages")
+    monkeypatch.setattr(common, "ZOO", tmp_path)
+    for name in ("tiny-a", "tiny-b"):
+        common.stage(f"{name}-part", torch.nn.Linear(2, 2), lambda: 0.5)
+    (tmp_path / "tiny-a").mkdir()
+    saver = SimpleNamespace(save_pretrained=lambda folder: None)
+    common.publish("tiny-a", saver, saver, "# tiny-a", {"minutes": 1.0})
+    assert [p.name for p in (tmp_path / "stages").iterdir()] == ["tiny-b-part.pt"]
+    card = json.loads((tmp_path / "tiny-a" / "card.json").read_text())
+    assert card == {"command": "python -m training.tiny_a", "minutes": 1.0}
 
 
 def test_the_vision_model_sees_each_picture_once():

@@ -44,7 +44,7 @@ def test_cards_say_how_it_was_made(name):
         assert "known truth" in text and "not evidence about real models" in text
 
 
-SLOW = "65.8 minutes as logged, while test runs shared the two cores; to be measured again on a machine of its own"
+SLOW = "65.8 minutes, as its card logs, with other work beside it; a shorter recipe that keeps its quality is still to be found"
 
 
 @pytest.mark.parametrize(

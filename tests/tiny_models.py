@@ -23,7 +23,8 @@ from transformers import (
 from transformers.models.clip import CLIPVisionConfig
 
 from lesion.data import Sample
-from lesion.models.families import FAMILIES, Family
+from lesion.models.families import Family
+from lesion.models.structure import Structure
 from lesion.models.vlm import VisionLanguageModel
 from lesion.sites import Site, Sites
 from training.common import word_tokenizer
@@ -57,7 +58,7 @@ def llava(seed: int = 0) -> VisionLanguageModel:
         CLIPImageProcessorPil(size=size, crop_size=size), tokenizer, patch_size=PATCH,
         vision_feature_select_strategy="default", chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
     )  # fmt: skip
-    return VisionLanguageModel(LlavaForConditionalGeneration(config), processor, FAMILIES["llava"], "random-llava")
+    return VisionLanguageModel(LlavaForConditionalGeneration(config), processor, "random-llava")
 
 
 def instructblip(seed: int = 0) -> VisionLanguageModel:
@@ -80,7 +81,7 @@ def instructblip(seed: int = 0) -> VisionLanguageModel:
     nn.init.normal_(model.query_tokens)
     images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     processor = InstructBlipProcessor(images, tokenizer, word_tokenizer(), num_query_tokens=5)
-    return VisionLanguageModel(model, processor, FAMILIES["instructblip"], "random-instructblip")
+    return VisionLanguageModel(model, processor, "random-instructblip")
 
 
 BUILDERS = {"llava": llava, "instructblip": instructblip}
@@ -116,7 +117,10 @@ class ThreeNeurons(nn.Module):
     @property
     def sites(self) -> Sites:
         found = [("gate_proj", "gate", 3), ("up_proj", "up", 3), ("down_proj", "hidden", 3), ("down_proj", "down", 1)]
-        return Sites(Site(f"mlp.{name}", "language", role, 0, width) for name, role, width in found)  # pyright: ignore[reportArgumentType]
+        return Sites(
+            Site(f"mlp.{name}", "language", role, 0, width, out="mlp.down_proj")  # pyright: ignore[reportArgumentType]
+            for name, role, width in found
+        )
 
 
 class Numbers:
@@ -125,6 +129,9 @@ class Numbers:
     def __init__(self, model: nn.Module, x: list[list[float]], counted: list[list[bool]] | None = None) -> None:
         self.model, self.x = model, torch.tensor(x)
         self.counted = torch.ones_like(self.x, dtype=torch.bool) if counted is None else torch.tensor(counted)
+
+    def __len__(self) -> int:
+        return len(self.x)
 
     def losses(self) -> torch.Tensor:
         return (self.model(self.x.unsqueeze(-1))[..., 0] * self.counted).sum(1)
@@ -146,6 +153,6 @@ def hook_count(model: nn.Module) -> int:
     )
 
 
-def family(components: dict[str, Any]) -> Family:
-    """A description for a made-up model."""
-    return Family("made-up", components, decoder="", generator="")
+def all_language() -> Structure:
+    """Of a made-up model: every module belongs to the language model."""
+    return Structure(vision=None, language="", decoder="", generator="", family=Family(), unreachable=())

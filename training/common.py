@@ -234,7 +234,10 @@ def summary(*stages: Stage) -> dict[str, object]:
 
 
 def publish(name: str, model: Any, processor: Any, text: str, facts: dict[str, object]) -> None:
-    """Puts weights, processor and card into the package: ``README.md`` for people, ``card.json`` for tests."""
+    """Puts weights, processor and card into the package: ``README.md`` for people, ``card.json`` for tests.
+
+    The training is over, so the files of its parts go: the next call of the command must not take old ones for its own.
+    """
     folder = ZOO / name
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -243,3 +246,5 @@ def publish(name: str, model: Any, processor: Any, text: str, facts: dict[str, o
     (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if not isinstance(value, dict | list))
     (folder / "README.md").write_text(f"{text.strip()}\n\n| | |\n|---|---|\n{rows}\n")
+    for file in STAGES.glob(f"{name}-*.pt"):
+        file.unlink()

@@ -221,7 +221,7 @@ class Seeded:
             grown = (step + 1) / GROWTH_STEPS
             self._grow(MASSIVE if step + 1 == GROWTH_STEPS else GENTLE * (MASSIVE / GENTLE) ** grown)
         self.hold()
-        if step % 50 == 0:
+        if step % 100 == 0:
             print(f"  seeded, step {step}: {self.probe()}", flush=True)
 
     @torch.no_grad()

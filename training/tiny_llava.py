@@ -135,7 +135,6 @@ def train_phase(model: Any, processor: Any, phase: int) -> float:
     task = Task(model, rows, SEED + 100 * phase, BATCH, questions, teach=teach)
     last = common.train(model.parameters(), lambda step: task.loss(), steps, rate, lambda step: reserved.hold())
     model.set_attn_implementation("sdpa")
-    print(f"after phase {phase}:", held_out_quality(model, processor), flush=True)
     return last
 
 

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from lesion.errors import LesionError
     from lesion.importance import Importance
     from lesion.masking import mask
+    from lesion.models.discovery import discover
     from lesion.models.loading import load
     from lesion.neurons import Neuron, NeuronSet
     from lesion.ranking import Ranking
     from lesion.result import Result
     from lesion.scorers import ScoreOptions
     from lesion.scoring import score
-    from lesion.sites import Site, Sites, discover
+    from lesion.sites import Site, Sites
     from lesion.study import Study
 
 _HOME = {
     "Collapse": "collapse", "Curve": "curve", "Importance": "importance", "LesionError": "errors", "Neuron": "neurons",
     "NeuronSet": "neurons", "Point": "curve", "Ranking": "ranking", "Result": "result", "ScoreOptions": "scorers",
-    "Site": "sites", "Sites": "sites", "Study": "study", "discover": "sites", "load": "models.loading",
+    "Site": "sites", "Sites": "sites", "Study": "study", "discover": "models.discovery", "load": "models.loading",
     "mask": "masking", "score": "scoring",
 }  # fmt: skip
 

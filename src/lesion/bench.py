@@ -20,6 +20,7 @@ from lesion.collapse import Judge
 from lesion.controls import KINDS, draw
 from lesion.curve import Curve, Point
 from lesion.data import SCENES, Sample, digest
+from lesion.doctor import examine
 from lesion.errors import DataError
 from lesion.evaluation import Evaluator
 from lesion.importance import Importance
@@ -27,8 +28,9 @@ from lesion.importance import load as load_importances
 from lesion.importance import save as save_importances
 from lesion.masking import Means
 from lesion.metrics import Judged, summarise
-from lesion.minimal import Minimal, backward_elimination
-from lesion.models.vlm import Answer, Prompt, VisionLanguageModel
+from lesion.minimal import Minimal, backward_elimination, delta_debug
+from lesion.models.inputs import Answer, Prompt
+from lesion.models.vlm import VisionLanguageModel
 from lesion.neurons import NeuronSet
 from lesion.options import StudyOptions
 from lesion.progress import Progress
@@ -64,6 +66,13 @@ def load_clip(options: StudyOptions, progress: Progress, note: Callable[[str], N
         name = EMBEDDED if embedded else DEFAULT
     with progress.stage(f"loading {name}", None):
         return ClipScorer(name, options.device)
+
+
+def self_check(vlm: VisionLanguageModel, sample: Sample, options: StudyOptions, note: Callable[[str], None]) -> None:
+    """Asks the doctor, and notes what it finds wrong: a study of a model that lesion misreads must say so."""
+    complaint = examine(vlm, sample, options.prompt).complaint
+    if complaint:
+        note(f"this model fails lesion's self-check ({complaint}); `lesion doctor {options.model}` shows all of it")
 
 
 def mean_scorers(mask: str) -> tuple[str, ...]:
@@ -253,8 +262,15 @@ class Measurement:
 
             return Curve(sweep(evaluate, self.judge.collapsed, limit or len(ranking)), self.evaluator.chance)
 
-    def minimal(self, ranking: Ranking, k_star: int) -> Minimal:
-        """The 1-minimal set within the top k*, which collapse the model; every neuron is tried by itself."""
+    def minimal(self, ranking: Ranking, k_star: int, by_parts: int | None = None) -> Minimal:
+        """The 1-minimal set within the top k*, which collapse the model.
+
+        Args:
+            ranking: The most important first.
+            k_star: So many collapse the model.
+            by_parts: Take away whole parts first (:func:`lesion.minimal.delta_debug`), and stop after so many trials;
+                None to try every neuron by itself (:func:`lesion.minimal.backward_elimination`).
+        """
         top = [ranking[i] for i in range(k_star)]
         with self.bench.progress.stage("minimal set", None) as advance:
 
@@ -262,7 +278,7 @@ class Measurement:
                 advance(1)
                 return self.judge.collapsed(self(neurons))
 
-            return backward_elimination(top, collapses)
+            return backward_elimination(top, collapses) if by_parts is None else delta_debug(top, collapses, by_parts)
 
     def controls(
         self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from lesion import known
-from lesion.bench import Bench, load_clip, load_model
+from lesion.bench import Bench, Measurement, load_clip, load_model
 from lesion.data import load_samples
 from lesion.errors import OptionError
 from lesion.models.vlm import VisionLanguageModel
@@ -76,9 +77,9 @@ def check_known(
     name = model if isinstance(model, str) else model.name
     asked = StudyOptions.parse(model=name, component="language", role="all", **options)
     expected = known.known(expect) if expect else None  # a wrong name is said before anything is loaded
-    samples = load_samples(asked.data, asked.samples, asked.seed, asked.strict, progress.warn)
+    samples = load_samples(asked.data, asked.samples, asked.seed, asked.strict, progress.warn, asked.category)
     vlm = load_model(asked, progress) if isinstance(model, str) else model
-    expected = expected or known.recognise(name, *_names(vlm))
+    expected = expected or known.recognise(name, *names_of(vlm))
     if expected is None:
         raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {_listed()}")
     sets: dict[Role, NeuronSet] = {role: expected.neurons(vlm.sites, role) for role in ROLES}
@@ -87,22 +88,28 @@ def check_known(
     with RunDirectory.open(path, asked) as run:
         bench = Bench(asked, vlm, samples, clip, run, progress, [])
         measure = bench.measuring(samples)
-        rows = []
-        with progress.stage("known coordinates", len(sets)) as advance:
-            for role, neurons in sets.items():
-                point = measure(neurons)
-                rows.append(KnownRow(
-                    role=role, neurons=[NeuronEntry(**n.as_dict()) for n in neurons],
-                    collapsed=measure.judge.collapsed(point), metrics=point.metrics, evaluation=measure.key(neurons),
-                ))  # fmt: skip
-                advance(1)
+        rows = mask_known(measure, sets)
         return KnownCheck(
             model=name, known=expected.name, source=expected.source, samples=len(samples),
             baseline=measure.judge.intact.metrics, rows=rows, run=str(path),
         )  # fmt: skip
 
 
-def _names(vlm: VisionLanguageModel) -> list[str | None]:
+def mask_known(measure: Measurement, sets: Mapping[Role, NeuronSet]) -> list[KnownRow]:
+    """What masking each of the sets does."""
+    rows = []
+    with measure.bench.progress.stage("known coordinates", len(sets)) as advance:
+        for role, neurons in sets.items():
+            point = measure(neurons)
+            rows.append(KnownRow(
+                role=role, neurons=[NeuronEntry(**n.as_dict()) for n in neurons],
+                collapsed=measure.judge.collapsed(point), metrics=point.metrics, evaluation=measure.key(neurons),
+            ))  # fmt: skip
+            advance(1)
+    return rows
+
+
+def names_of(vlm: VisionLanguageModel) -> list[str | None]:
     """What the model's configs say that it was made from."""
     config = vlm.model.config
     return [getattr(c, "_name_or_path", None) for c in (config, getattr(config, "text_config", None))]

@@ -17,6 +17,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
+DATA_HELP = "Folder (a subfolder is a category), FILE.jsonl, or coco:IMAGES:instances.json[:captions.json]."
 SCORER_HELP = "can, activation, gradient, taylor, wanda, superweight, perturbation or random."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of tables.")]
 
@@ -37,7 +38,8 @@ def _one_line_errors() -> Iterator[None]:
 @app.command()
 def study(
     model: Model = "tiny-llava",
-    data: Annotated[str, typer.Option(help="Folder of images; a subfolder is a category.")] = "scenes",
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "scenes",
+    category: Annotated[str | None, typer.Option(help="Only images of this category.")] = None,
     prompt: Annotated[str, typer.Option(help="What the model is asked about each image.")] = "Describe this image in detail.",
     component: Annotated[str, typer.Option(help="vision, connector, qformer, language or all.")] = "language",
     role: Annotated[str, typer.Option(help="gate, up, hidden, down or all.")] = "gate",
@@ -65,8 +67,8 @@ def study(
 ) -> None:
     """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
     options: dict[str, Any] = {
-        "data": data, "prompt": prompt, "component": component, "role": role, "scorer": scorer, "alpha": alpha,
-        "aggregate": aggregate, "positions": positions, "samples": samples, "split": split, "target": target,
+        "data": data, "category": category, "prompt": prompt, "component": component, "role": role, "scorer": scorer,
+        "alpha": alpha, "aggregate": aggregate, "positions": positions, "samples": samples, "split": split, "target": target,
         "mask": mask, "max_k": max_k, "max_new_tokens": max_new_tokens, "controls": controls,
         "minimal_limit": minimal_limit, "clip": clip, "seed": seed, "strict": strict, "dtype": dtype, "device": device,
         "batch_size": batch_size, "trust_remote_code": trust_remote_code,
@@ -96,11 +98,39 @@ def sites(model: Model = "tiny-llava", json: Json = False) -> None:
         _print(json, lambda: _to_json(site_rows(found)), lambda: show_sites(found, Console()))
 
 
+@app.command()
+def doctor(
+    model: Model = "tiny-llava",
+    data: Annotated[str, typer.Option(help="Folder of images, of which one is used.")] = "scenes",
+    prompt: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    json: Json = False,
+) -> None:
+    """Check that lesion understands a model, by running it on one image. Exit code 1 where a check fails."""
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.console import Bars, show_diagnosis
+        from lesion.data import load_samples
+        from lesion.doctor import examine
+        from lesion.models.loading import load
+        from lesion.options import DEFAULT_PROMPT
+
+        (sample,) = load_samples(data, 1, warn=Bars().warn)
+        found = examine(load(model, dtype, device, trust_remote_code), sample, prompt or DEFAULT_PROMPT)
+        _print(json, lambda: _to_json(found.table()), lambda: show_diagnosis(found, Console()))
+        if not found.healthy:
+            raise typer.Exit(1)
+
+
 @app.command("check-known")
 def check_known(
     model: Model = "tiny-llava",
     expect: Annotated[str | None, typer.Option(help="Whose known coordinates. Default: by the model's name.")] = None,
-    data: Annotated[str, typer.Option(help="Folder of images; a subfolder is a category.")] = "scenes",
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "scenes",
     samples: Annotated[int, typer.Option(help="Number of images.")] = 16,
     clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
     out: Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")] = None,
@@ -122,6 +152,53 @@ def check_known(
 
         found = check(model, expect, out, Bars(), **options)
         _print(json, lambda: found.model_dump_json(indent=1), lambda: show_known(found, Console()))
+
+
+@app.command()
+def paper(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="As for study; default: tiny-llava and tiny-instructblip.", metavar="[MODEL]...")
+    ] = None,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "scenes",
+    out: Annotated[str | None, typer.Option(help="Folder. Default: runs/, named after the options.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Every part, with few images and few variants.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="What the model is asked about each image.")] = None,
+    role: Annotated[str | None, typer.Option(help="Language role on which methods are compared. Default: gate.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Number of images. Default: 32, quick 8.")] = None,
+    per_category: Annotated[int | None, typer.Option(help="Images of each category. Default: 16, quick 4.")] = None,
+    controls: Annotated[int | None, typer.Option(help="Control sets of each kind. Default: 10, quick 3.")] = None,
+    split: Annotated[str | None, typer.Option(help="half: rank on one half, measure on the other; same: both on all.")] = None,
+    target: Annotated[str | None, typer.Option(help="answer: the intact model's own; reference: the data's text.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="Largest number of neurons to mask. Default: all.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: 64, quick 32.")] = None,
+    expect: Annotated[str | None, typer.Option(help="Whose known coordinates. Default: by the model's name.")] = None,
+    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Chooses samples and controls.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="An unreadable image stops the run.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+) -> None:
+    """Run every experiment of the paper, and the checks that it lacks: tables, figures, one summary. Run again to resume."""
+    chosen: dict[str, Any] = {
+        "prompt": prompt, "role": role, "samples": samples, "per_category": per_category, "controls": controls,
+        "split": split, "target": target, "max_k": max_k, "max_new_tokens": max_new_tokens, "expect": expect,
+    }  # fmt: skip
+    options: dict[str, Any] = {
+        "data": data, "clip": clip, "seed": seed, "strict": strict, "dtype": dtype, "device": device,
+        "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+        **{name: value for name, value in chosen.items() if value is not None},
+    }  # fmt: skip
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.console import Bars, show_paper
+        from lesion.paper import paper as run
+        from lesion.paper.run import MODELS
+
+        show_paper(run(models or MODELS, out, quick, Bars(), **options), Console())
 
 
 def _to_json(data: Any) -> str:

@@ -13,12 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from lesion.paper.tables import show
 from lesion.progress import Advance
 from lesion.result import Control, Metrics, Result
 from lesion.sites import Sites
 
 if TYPE_CHECKING:
     from lesion.check_known import KnownCheck
+    from lesion.doctor import Diagnosis
+    from lesion.paper import Paper
 
 
 class Bars:
@@ -94,6 +97,19 @@ def show_result(result: Result, console: Console) -> None:
     console.print(f"\n[bold]run[/]: {escape(result.run)}", soft_wrap=True)
 
 
+def show_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+    """One row a check, and the verdict."""
+    table = Table(title=f"{escape(diagnosis.model)}")
+    for name in ("check", "", "found"):
+        table.add_column(name)
+    for check in diagnosis.checks:
+        mark = {True: "[green]ok[/]", False: "[red]failed[/]", None: ""}[check.ok]
+        table.add_row(escape(check.name), mark, escape(check.found))
+    console.print(table)
+    said = "lesion understands this model" if diagnosis.healthy else f"failed: {escape(diagnosis.complaint)}"
+    console.print(f"[bold]{said}[/]", soft_wrap=True)
+
+
 def show_known(check: KnownCheck, console: Console) -> None:
     """What was masked, what it did, and where that is published."""
     table = Table(title=f"known coordinates of {escape(check.known)} ({escape(check.source)}) in {escape(check.model)}")
@@ -107,6 +123,22 @@ def show_known(check: KnownCheck, console: Console) -> None:
         members = ", ".join(f"layer {n.layer} {n.role}[{n.index}]" for n in row.neurons)
         console.print(f"{row.role}: {escape(members)}", soft_wrap=True)
     console.print(f"[bold]run[/]: {escape(check.run)}", soft_wrap=True)
+
+
+def show_paper(paper: Paper, console: Console) -> None:
+    """Each model's verdict, where its critical neurons are, and where everything was written."""
+    for model, parts in paper.results.items():
+        console.print(f"\n[bold]{escape(parts['verdict'].words()[0])}[/]", soft_wrap=True)
+        table = Table(title=escape(f"k* of {model}"))
+        for name in ("component", "role", "neurons", "stage 1", "k*", "share", "95 % interval"):
+            table.add_column(name, justify="left" if name in ("component", "role") else "right")
+        for row in parts["where"].table():
+            k_star = f"none up to {row['largest_k']:,}" if row["k_star"] is None else f"{row['k_star']:,}"
+            interval = "" if row["k_star"] is None else f"{show(row['k_star_low'])} to {show(row['k_star_high'])}"
+            share = "" if row["share"] is None else f"{100 * row['share']:.3g} %"
+            table.add_row(row["component"], row["role"], show(row["neurons"]), show(row["stage1_k"]), k_star, share, interval)
+        console.print(table)
+    console.print(f"\n[bold]summary[/]: {escape(str(paper.out / 'summary.md'))}", soft_wrap=True)
 
 
 _SHOWN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 
@@ -92,3 +93,27 @@ def draw(kind: str, seed: int, critical: NeuronSet, ranking: Ranking, activation
         return NeuronSet.from_arrays(KINDS[kind](critical, ranking, activation, rng))
     except NotEnoughNeurons:
         return None
+
+
+def upper_bound(fallen: int, drawn: int, confidence: float = 0.95) -> float:
+    """The largest share of all such sets that could collapse the model, given how many of those drawn do.
+
+    One-sided Clopper-Pearson bound: the share at which so few, or fewer, would be drawn with probability
+    ``1 - confidence``. With none of 10 it is 26 %, with none of 100 it is 3 %.
+
+    Args:
+        fallen: How many of the drawn sets collapse the model.
+        drawn: At least 1.
+        confidence: Between 0 and 1.
+    """
+
+    def so_few(share: float) -> float:
+        return sum(math.comb(drawn, i) * share**i * (1 - share) ** (drawn - i) for i in range(fallen + 1))
+
+    if fallen == drawn:
+        return 1.0
+    low, high = fallen / drawn, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if so_few(middle) > 1 - confidence else (low, middle)
+    return high

@@ -1,4 +1,4 @@
-"""A :class:`Sample` is one image with what is known of it; samples come from a folder or from the embedded scenes."""
+"""A :class:`Sample` is one image with what is known of it; samples come from a source or from the embedded scenes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from lesion.errors import DataError
+from lesion.sources import Entry, entries
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 SCENES = "scenes"
 """The name of the embedded data in a study's options."""
 
@@ -26,17 +27,20 @@ class Sample:
         image: RGB.
         category: The subfolder, or the scene's first object; None where there is none.
         reference: A true caption, where the data has one.
+        prompt: What is asked of this image; None for the study's prompt.
     """
 
     id: str
     image: Image.Image
     category: str | None = None
     reference: str | None = None
+    prompt: str | None = None
 
     @property
     def digest(self) -> str:
-        """Hash of the id, the pixels and the reference, 16 hexadecimal digits."""
-        text = hashlib.sha256(f"{self.id}|{self.image.size}|{self.reference}|".encode())
+        """Hash of the id, the pixels, the reference and the prompt, 16 hexadecimal digits."""
+        own = "" if self.prompt is None else f"{self.prompt}|"
+        text = hashlib.sha256(f"{self.id}|{self.image.size}|{self.reference}|{own}".encode())
         text.update(self.image.tobytes())
         return text.hexdigest()[:16]
 
@@ -47,66 +51,142 @@ def digest(samples: Sequence[Sample]) -> str:
 
 
 def load_samples(
-    source: str, count: int, seed: int = 0, strict: bool = False, warn: Callable[[str], None] = lambda _: None
+    source: str,
+    count: int,
+    seed: int = 0,
+    strict: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
+    category: str | None = None,
 ) -> list[Sample]:
     """Chooses samples; the same source, count and seed give the same ones.
 
     Args:
-        source: ``"scenes"`` for the embedded held-out scenes, or a folder of images; a subfolder is a category.
-        count: How many; fewer where the folder has not as many (with a warning).
+        source: ``"scenes"`` for the embedded held-out scenes, or what :mod:`lesion.sources` describes.
+        count: How many; fewer where the source has not as many (with a warning).
         seed: Which.
         strict: An unreadable image is an error, not a warning.
         warn: Called with one line for each image that is skipped.
+        category: Only images of this category; None for all.
 
     Raises:
-        DataError: No such folder, no image in it, none that can be read, or (``strict``) one that cannot.
+        DataError: No such source, no image in it, none that can be read, or (``strict``) one that cannot.
     """
     if count < 1:
         raise DataError(f"samples is {count}; expected at least 1")
     if source == SCENES:
-        return _scenes(count, seed)
-    return _folder(Path(source), count, seed, strict, warn)
+        return _scenes(count, seed, category)
+    return _choose(source, entries(source, category), count, seed, strict, warn)
 
 
-def _scenes(count: int, seed: int) -> list[Sample]:
+def load_categories(
+    source: str, count: int, seed: int = 0, strict: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> dict[str, list[Sample]]:
+    """Chooses samples of every category; the same source, count and seed give the same ones.
+
+    The embedded scenes of two categories differ in the kind of their first thing, and otherwise in nothing.
+
+    Args:
+        source: As for :func:`load_samples`.
+        count: How many of each.
+        seed: Which.
+        strict: As for :func:`load_samples`.
+        warn: Called with one line for each image that is skipped, and for each category that has not as many.
+
+    Returns:
+        Category -> samples; empty where the data has no categories.
+
+    Raises:
+        DataError: As for :func:`load_samples`.
+    """
+    if source == SCENES:
+        from lesion.zoo.scenes import CATEGORIES
+
+        return {category: _scenes(count, seed, category) for category in CATEGORIES}
+    by_category: dict[str, list[Entry]] = {}
+    for entry in entries(source):
+        if entry.category is not None:
+            by_category.setdefault(entry.category, []).append(entry)
+    return {
+        name: _choose(f"category {name} of {source}", members, count, seed, strict, warn)
+        for name, members in sorted(by_category.items())
+    }
+
+
+def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """The samples to rank on and those to measure on; the first half has the odd one."""
+    middle = (len(samples) + 1) // 2
+    return list(samples[:middle]), list(samples[middle:])
+
+
+def split(samples: Sequence[Sample], how: str) -> tuple[list[Sample], list[Sample]]:
+    """The samples to rank on and those to measure on: two halves, or (``how="same"``) all for both.
+
+    Raises:
+        DataError: One sample has no halves.
+    """
+    if how == "same":
+        return list(samples), list(samples)
+    if len(samples) < 2:
+        raise DataError("one usable image; ranking on one half and measuring on the other needs two, or --split same")
+    return halves(samples)
+
+
+def _scenes(count: int, seed: int, category: str | None = None) -> list[Sample]:
     from lesion.zoo import captions, drawing, scenes
 
+    if category is not None and category not in scenes.CATEGORIES:
+        raise DataError(f"scenes have no category {category!r}; they have {', '.join(scenes.CATEGORIES)}")
+
     try:
-        chosen = scenes.held_out(count, seed)
+        chosen = scenes.held_out(count, seed, category)
     except ValueError as error:
         raise DataError(f"embedded scenes: {error}") from None
-    return [Sample(f"scene-{s.seed}", drawing.draw(s), s.main.category, captions.caption(s)) for s in chosen]
+    names = [f"scene-{s.seed}-{category}" if category else f"scene-{s.seed}" for s in chosen]
+    return [
+        Sample(name, drawing.draw(s), s.main.category, captions.caption(s)) for name, s in zip(names, chosen, strict=True)
+    ]
 
 
-def _folder(folder: Path, count: int, seed: int, strict: bool, warn: Callable[[str], None]) -> list[Sample]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected a folder of images (a subfolder is a category)")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        raise DataError(f"{folder} has no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
-    random.Random(seed).shuffle(paths)
+def _choose(
+    source: str, found: Sequence[Entry], count: int, seed: int, strict: bool, warn: Callable[[str], None]
+) -> list[Sample]:
+    """Reads entries in an order that the seed decides, until there are enough."""
+    order = list(found)
+    random.Random(seed).shuffle(order)
     samples: list[Sample] = []
-    for path in paths:
+    for entry in order:
         if len(samples) == count:
             break
-        image = _read(path, strict, warn)
+        image = _read(entry.path, strict, warn)
         if image is not None:
-            inside = path.relative_to(folder)
-            samples.append(Sample(inside.as_posix(), image, inside.parts[0] if len(inside.parts) > 1 else None))
+            samples.append(Sample(entry.id, image, entry.category, entry.reference, entry.prompt))
     if not samples:
-        raise DataError(f"none of the {len(paths)} images in {folder} can be read")
+        raise DataError(f"none of the {len(order)} images in {source} can be read")
     if len(samples) < count:
-        warn(f"{folder} has {len(samples)} readable images; {count} were asked for, all are used")
+        warn(f"{source} has {len(samples)} readable images; {count} were asked for, all are used")
     return samples
 
 
 def _read(path: Path, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = f"{path} cannot be read as an image ({error})"
     if strict:
         raise DataError(f"{reason}; remove it, or leave out --strict to skip it")
     warn(f"{reason}; skipped")
     return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As models expect it: what is transparent is white, and 16 bits become 8 without clipping."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        # A 16-bit file uses 16 bits; of 32-bit and float files nobody knows the range but their own.
+        top = 65535.0 if image.mode.startswith("I;16") else max(float(values.max(initial=0.0)), 1.0)
+        return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 from lesion.clip import ClipScorer
 from lesion.data import Sample
+from lesion.errors import OptionError
 from lesion.masking import Layout, Means, mask
 from lesion.metrics import Judged, Likelihood, mode_of, not_text, repeated_ngrams, token_agreement
-from lesion.models.vlm import Answer, Prompt, VisionLanguageModel
+from lesion.models.inputs import Answer, Prompt
+from lesion.models.vlm import VisionLanguageModel
 from lesion.neurons import NeuronSet
 
 if TYPE_CHECKING:
     import torch
+
+
+_KEPT = 2**27
+"""Numbers (float32, half a gigabyte) of the intact model's distributions that are kept between masks."""
 
 
 class Evaluator:
@@ -33,6 +39,9 @@ class Evaluator:
         batch_size: Samples at a time; does not change the result but for rounding.
         value: What a masked neuron is set to; see :func:`lesion.masking.mask`.
         means: For ``value="mean"`` and ``"class-mean"``.
+
+    Raises:
+        OptionError: Class means for an encoder-decoder, whose tokens are not in one line.
     """
 
     def __init__(
@@ -52,8 +61,12 @@ class Evaluator:
         self.intact, self.references, self.clip = list(intact), list(references), clip
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.value, self.means = value, means
+        if value == "class-mean" and vlm.two_stacks:
+            raise OptionError("class means are for decoders; this model's prompt is read by an encoder; use --mask mean")
         self._classes = [vlm.token_classes(p) for p in self.prompts] if value == "class-mean" else None
         self._embeds: list[torch.Tensor] | None = None
+        self._baselines: dict[int, Likelihood] = {}
+        self._reference_intact: dict[int, torch.Tensor] = {}
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
         self._intact_clip = clip.score(self.samples, texts) if clip else None
@@ -80,6 +93,24 @@ class Evaluator:
                 self._embeds += self.vlm.embed(self.prompts[i : i + self.batch_size])
         return [self._embeds[i] for i in rows]
 
+    def _intact_log_probs(self, rows: Sequence[int]) -> list[torch.Tensor]:
+        """The intact model's distributions on the references; kept, as far as they are small.
+
+        Its perplexity on its own answer comes with them, since its perplexity on another one is held against that.
+        """
+        if all(i in self._reference_intact for i in rows):
+            return [self._reference_intact[i] for i in rows]
+        embeds = self._intact_embeds(rows)
+        references, answers = ([given[i] for i in rows] for given in (self.references, self.intact))
+        found = self.vlm.answer_log_probs(embeds, references)
+        own = found if references == answers else self.vlm.answer_log_probs(embeds, answers)
+        for i, log_probs, answer in zip(rows, own, answers, strict=True):
+            self._baselines[i] = _likelihood(log_probs, answer)
+        kept = sum(t.numel() for t in (*self._reference_intact.values(), *found))
+        if kept <= _KEPT:
+            self._reference_intact |= dict(zip(rows, found, strict=True))
+        return found
+
     def _batch(self, rows: range, neurons: NeuronSet) -> list[Judged]:
         references = [self.references[i] for i in rows]
         intact_embeds = self._intact_embeds(rows)
@@ -88,7 +119,8 @@ class Evaluator:
 
         def expect(given: Sequence[Answer] | None = None) -> None:
             if self._classes is not None:
-                layout.expect([self._classes[i] for i in rows], [len(a.ids) for a in given] if given else None)
+                together = given is not None and self.vlm.engine.one_pass
+                layout.expect([self._classes[i] for i in rows], [len(a.ids) for a in given or ()] if together else None)
 
         with mask(self.vlm.model, neurons, self.value, self.means, layout):
             embeds = intact_embeds if language_only else self.vlm.embed([self.prompts[i] for i in rows])
@@ -98,10 +130,8 @@ class Evaluator:
             reference_masked = self.vlm.answer_log_probs(embeds, references)
             expect(answers)
             generated_masked = self.vlm.answer_log_probs(embeds, answers)
-        reference_intact = self.vlm.answer_log_probs(intact_embeds, references)
+        reference_intact = self._intact_log_probs(rows)
         generated_intact = self.vlm.answer_log_probs(intact_embeds, answers)
-        # The intact model's perplexity on its own answer is what its perplexity on another one is held against.
-        baseline = self.vlm.answer_log_probs(intact_embeds, [self.intact[i] for i in rows])
         clips = self.clip.score([self.samples[i] for i in rows], [a.text for a in answers]) if self.clip else None
         return [
             self._judge(
@@ -110,7 +140,7 @@ class Evaluator:
                 _likelihood(reference_masked[n], references[n]),
                 _likelihood(generated_masked[n], answers[n]),
                 _likelihood(generated_intact[n], answers[n]),
-                _likelihood(baseline[n], self.intact[i]),
+                self._baselines[i],
                 None if clips is None else clips[n],
                 _divergence(reference_intact[n], reference_masked[n]),
             )

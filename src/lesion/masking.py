@@ -128,8 +128,9 @@ def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Lay
     """Replaces the same neurons in every row."""
     import torch
 
-    indices = torch.from_numpy(members.indices(site))
-    values = None if fill is None else torch.from_numpy(fill)[..., indices]
+    own = torch.from_numpy(members.indices(site))
+    indices = own + site.offset
+    values = None if fill is None else torch.from_numpy(fill)[..., own]
 
     def replace(x: torch.Tensor) -> torch.Tensor:
         nonlocal indices, values
@@ -147,10 +148,12 @@ def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, lay
     """Replaces each row's own neurons."""
     import torch
 
-    masked = torch.zeros(len(rows), site.width, dtype=torch.bool)
+    masked = torch.zeros(len(rows), site.whole, dtype=torch.bool)
     for row, members in enumerate(rows):
-        masked[row, torch.from_numpy(members.indices(site))] = True
+        masked[row, torch.from_numpy(members.indices(site)) + site.offset] = True
     values = torch.zeros(site.width) if fill is None else torch.from_numpy(fill)
+    after = site.whole - site.offset - site.width
+    values = torch.nn.functional.pad(values, (site.offset, after))
 
     def replace(x: torch.Tensor) -> torch.Tensor:
         nonlocal masked, values
@@ -161,15 +164,15 @@ def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, lay
                 "expected one set for each row of the batch"
             )
         masked, values = masked.to(x.device), values.to(x.device)
-        where = masked.view(len(rows), *[1] * (x.ndim - 2), site.width)
+        where = masked.view(len(rows), *[1] * (x.ndim - 2), site.whole)
         return torch.where(where, _by_token(values, x, layout), x)
 
     return replace
 
 
 def _check_width(site: Site, x: torch.Tensor) -> None:
-    if x.shape[-1] != site.width:
-        raise NeuronSetError(f"{site.key} should have {site.width} neurons; its module gives {x.shape[-1]}")
+    if x.shape[-1] != site.whole:
+        raise NeuronSetError(f"{site.key} should have {site.whole} neurons; its module gives {x.shape[-1]}")
 
 
 def _register(module: Any, site: Site, replace: Any) -> Any:

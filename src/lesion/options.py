@@ -22,7 +22,8 @@ class StudyOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("tiny-llava", description="embedded name, local folder or hub id")
-    data: str = Field(SCENES, description="folder of images (a subfolder is a category), or 'scenes' for the embedded ones")
+    data: str = Field(SCENES, description="'scenes' for the embedded ones, or images: see lesion.sources")
+    category: str | None = Field(None, description="only images of this category")
     prompt: str = Field(DEFAULT_PROMPT, min_length=1, description="what the model is asked about each image")
     component: str = Field("language", description="vision, connector, qformer, language or all")
     role: str = Field("gate", description="gate, up, hidden, down or all")
@@ -56,11 +57,7 @@ class StudyOptions(BaseModel):
         try:
             options = cls(**given)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                raise OptionError(f"unknown option {name!r}; available: {', '.join(cls.model_fields)}") from None
-            raise OptionError(f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+            raise OptionError(first_complaint(error, cls)) from None
         if not get_scorer(options.scorer).ranks:
             raise OptionError(f"scorer {options.scorer!r} gives no ranking; available: {', '.join(rankers())}")
         options.scoring()
@@ -89,3 +86,12 @@ class StudyOptions(BaseModel):
             return cls.parse(**data)
         except (yaml.YAMLError, TypeError, OptionError) as error:
             raise RunError(f"{where} is not a study's configuration: {str(error).splitlines()[0]}") from None
+
+
+def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line about the first option that pydantic finds wrong."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r}; available: {', '.join(model.model_fields)}"
+    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

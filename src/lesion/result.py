@@ -22,25 +22,27 @@ class NeuronEntry(BaseModel):
     index: int
 
 
-class CurvePoint(BaseModel):
-    """One k of the curve: ``k``, ``collapsed``, and every metric by its name."""
+class _Measured(BaseModel):
+    """Something with every metric by its name beside its own fields."""
 
     model_config = ConfigDict(extra="allow")
-
-    k: int
-    collapsed: bool
-    modes: dict[str, float]
-    evaluation: str = Field(description="key of the line in evaluations.jsonl")
 
     @property
     def metrics(self) -> Metrics:
         return dict(self.__pydantic_extra__ or {})
 
 
-class Control(BaseModel):
-    """One control set. ``collapsed`` is None where the model has not enough other neurons to draw it."""
+class CurvePoint(_Measured):
+    """One k of the curve: ``k``, ``collapsed``, and every metric by its name."""
 
-    model_config = ConfigDict(extra="allow")
+    k: int
+    collapsed: bool
+    modes: dict[str, float]
+    evaluation: str = Field(description="key of the line in evaluations.jsonl")
+
+
+class Control(_Measured):
+    """One control set. ``collapsed`` is None where the model has not enough other neurons to draw it."""
 
     kind: str
     seed: int

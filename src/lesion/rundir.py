@@ -18,7 +18,7 @@ from typing import IO, Any
 from lesion.errors import RunError
 from lesion.files import write_text
 from lesion.metrics import Judged, Likelihood
-from lesion.models.vlm import Answer
+from lesion.models.inputs import Answer
 from lesion.options import StudyOptions
 
 try:
@@ -143,11 +143,15 @@ class RunDirectory:
             raise RunError(f"{path} is damaged; delete it to have it made again") from None
 
 
+def slug(model: str) -> str:
+    """A model's name as the name of a file."""
+    return model.strip("./").replace("/", "--") or "model"
+
+
 def default_folder(options: StudyOptions, *words: str) -> Path:
     """``runs/<model>-<words>-<hash of the options>``: the same question finds its own folder again."""
     text = json.dumps(options.question(), sort_keys=True)
-    name = options.model.strip("./").replace("/", "--") or "model"
-    return Path("runs") / "-".join((name, *words, hashlib.sha256(text.encode()).hexdigest()[:8]))
+    return Path("runs") / "-".join((slug(options.model), *words, hashlib.sha256(text.encode()).hexdigest()[:8]))
 
 
 def _hold(lock: IO[str], path: Path) -> None:

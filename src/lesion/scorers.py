@@ -74,6 +74,7 @@ class Scorer:
         uses: Options that change its result; the others are not recorded with it.
         needs: The pass that it is computed in.
         by_weight: Multiplied by the norm of what each neuron's weights write (see :func:`lesion.scoring.out_norms`).
+        backward: False where it reads the activation alone, and would need no backward pass by itself.
         positions: Tokens that it counts whatever the option says; None to go by the option.
         ranks: False for what is measured in the same pass but is no importance.
     """
@@ -84,14 +85,25 @@ class Scorer:
     uses: tuple[str, ...] = field(default=())
     needs: Pass = "gradient"
     by_weight: bool = False
+    backward: bool = True
     positions: str | None = None
     ranks: bool = True
+
+    def passes(self, options: ScoreOptions) -> tuple[int, int]:
+        """Forward and backward passes a sample that it takes by itself; with others it shares them."""
+        if self.reduce is None:
+            return 0, 0
+        if self.needs == "perturbed":
+            return 2, 0
+        return 1, int(self.backward and not ("alpha" in self.uses and options.alpha == 0))
 
 
 SCORERS: dict[str, Scorer] = {}
 
 
-def register(name: str, *uses: str, needs: Pass = "gradient", by_weight: bool = False) -> Callable[[Reduce], Reduce]:
+def register(
+    name: str, *uses: str, needs: Pass = "gradient", by_weight: bool = False, backward: bool = True
+) -> Callable[[Reduce], Reduce]:
     """Adds a scorer under a name; its docstring's first line is what users read. The rest as in :class:`Scorer`.
 
     Raises:
@@ -101,7 +113,8 @@ def register(name: str, *uses: str, needs: Pass = "gradient", by_weight: bool = 
     def add(reduce: Reduce) -> Reduce:
         if name in SCORERS:
             raise ValueError(f"a scorer named {name!r} is registered already")
-        SCORERS[name] = Scorer(name, reduce, (reduce.__doc__ or "").strip().split("\n")[0], uses, needs, by_weight)
+        about = (reduce.__doc__ or "").strip().split("\n")[0]
+        SCORERS[name] = Scorer(name, reduce, about, uses, needs, by_weight, backward)
         return reduce
 
     return add
@@ -153,7 +166,7 @@ def _can(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreO
     return aggregate(g.abs().pow(options.alpha) * a.abs(), tokens, options.aggregate)
 
 
-@register("activation", "aggregate", "positions")
+@register("activation", "aggregate", "positions", backward=False)
 def _activation(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
     """Mean |activation|; CAN with alpha = 0."""
     return aggregate(a.abs(), tokens, options.aggregate)
@@ -171,13 +184,13 @@ def _taylor(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: Sco
     return aggregate(g * a, tokens, "sum").abs()
 
 
-@register("wanda", "aggregate", "positions", by_weight=True)
+@register("wanda", "aggregate", "positions", by_weight=True, backward=False)
 def _wanda(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
     """Mean |activation| times the norm of the neuron's column in the out-projection (after arXiv 2306.11695)."""
     return aggregate(a.abs(), tokens, options.aggregate)
 
 
-@register("superweight", "positions")
+@register("superweight", "positions", backward=False)
 def _superweight(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
     """Largest |activation| at a single token (after arXiv 2411.07191)."""
     return aggregate(a.abs(), tokens, "max")

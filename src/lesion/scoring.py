@@ -14,6 +14,8 @@ import numpy as np
 
 from lesion.errors import DataError, ModelError
 from lesion.importance import Importance
+from lesion.models.feedforward import columns
+from lesion.models.placement import fetch
 from lesion.scorers import SCORERS, Pass, ScoreOptions, get_scorer
 from lesion.sites import Site, Sites
 from lesion.watching import frozen, read, watch
@@ -30,7 +32,9 @@ FP16_LOSS_SCALE = 2.0**12
 
 
 class ScoringBatch(Protocol):
-    """What :func:`score` needs of a batch."""
+    """What :func:`score` needs of a batch; its length is the number of samples."""
+
+    def __len__(self) -> int: ...
 
     def losses(self) -> torch.Tensor:
         """Runs the model; per-sample losses ``[rows]``, with the graph."""
@@ -56,8 +60,8 @@ def out_norms(model: nn.Module, site: Site) -> torch.Tensor:
 
     if site.writes_through is None:
         return torch.ones(site.width)
-    weight: Any = model.get_submodule(site.writes_through).weight
-    return weight.detach().float().norm(dim=0)
+    module = model.get_submodule(site.writes_through)
+    return columns(module, fetch(module, "weight")).detach().float().norm(dim=0)
 
 
 def score(
@@ -160,7 +164,8 @@ class _Sums:
         """One forward of twice the rows: the second half has the noise."""
 
         def see(site: Site, a: torch.Tensor) -> None:
-            intact, noisy = a.float().chunk(2)
+            # Some vision parts lay the patches of all images one after the other into a single row.
+            intact, noisy = a.float().chunk(2, dim=1 if a.shape[0] == 1 else 0)
             self._reduce(batch, site, "perturbed", intact, noisy, rows)
 
         with read(self.model, self.sites, see):
@@ -168,8 +173,13 @@ class _Sums:
 
     def _reduce(self, batch: ScoringBatch, site: Site, needs: Pass, a: torch.Tensor, other: torch.Tensor, rows: _Rows) -> None:
         """One number a row and neuron, for every scorer of a pass."""
-        if a.ndim != 3:
-            raise ModelError(f"{site.path} gives {tuple(a.shape)}; expected [rows, tokens, width] to score by sample")
+        if a.ndim != 3 or a.shape[0] != len(batch):
+            if len(batch) != 1:
+                raise ModelError(
+                    f"{site.path} gives {tuple(a.shape)}; expected [{len(batch)}, tokens, width] to score by sample"
+                )
+            # One sample: whatever comes before the width (tiles, patches, tokens) is its tokens.
+            a, other = a.reshape(1, -1, site.width), other.reshape(1, -1, site.width)
         for name in self.names:
             scorer = SCORERS[name]
             if scorer.needs != needs or scorer.reduce is None:

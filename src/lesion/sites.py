@@ -1,4 +1,4 @@
-"""A :class:`Site` is one place where feed-forward neurons live; :func:`discover` finds a model's sites.
+"""A :class:`Site` is one place where feed-forward neurons live; :mod:`lesion.models.discovery` finds a model's sites.
 
 Roles (of a gated feed-forward network, ``down(act(gate(x)) * up(x))``):
 
@@ -11,22 +11,17 @@ role       neuron                                                        read an
 ``down``   an output channel of the out-projection                        output of ``down_proj``
 =========  ============================================================  =======================
 
-An ungated network ``fc2(act(fc1(x)))`` has ``hidden`` (input of ``fc2``) and ``down`` (output of ``fc2``).
+An ungated network ``fc2(act(fc1(x)))`` has ``hidden`` (input of ``fc2``) and ``down`` (output of ``fc2``). Where one module
+holds gate and up, each is a part of its output (``offset``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from lesion.errors import ModelError, OptionError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from lesion.models.families import Family
+from lesion.errors import OptionError
 
 Component = Literal["vision", "connector", "qformer", "language"]
 Role = Literal["gate", "up", "hidden", "down"]
@@ -35,14 +30,6 @@ COMPONENTS: tuple[Component, ...] = ("vision", "connector", "qformer", "language
 ROLES: tuple[Role, ...] = ("gate", "up", "hidden", "down")
 ALL = "all"
 """Stands for every component, or for every role, where one is asked for."""
-
-_GATED = ("gate_proj", "up_proj", "down_proj")
-_UNGATED = (
-    ("fc1", "fc2"),  # CLIP, SigLIP, EVA
-    ("intermediate_query.dense", "output_query.dense"),  # Q-Former, the query tokens' bank
-    ("intermediate.dense", "output.dense"),  # Q-Former, the text tokens' bank
-    ("linear_1", "linear_2"),  # LLaVA's projector
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,9 @@ class Site:
         layer: 0-based layer within the component; 0 where there are no layers.
         width: Number of neurons.
         reachable: False where the module runs (or not) without any effect on the answer.
+        offset: Where in the module's tensor the neurons start; not 0 only where one module holds gate and up.
+        of: Width of the module's whole tensor; None where it is ``width``.
+        out: Path of the out-projection that a ``gate`` or ``up`` neuron writes through.
     """
 
     path: str
@@ -63,7 +53,15 @@ class Site:
     role: Role
     layer: int
     width: int
-    reachable: bool = True
+    reachable: bool = field(default=True, compare=False)
+    offset: int = field(default=0, compare=False)
+    of: int | None = field(default=None, compare=False)
+    out: str | None = field(default=None, compare=False)
+
+    @property
+    def whole(self) -> int:
+        """Width of the module's tensor, of which the neurons may be a part."""
+        return self.width if self.of is None else self.of
 
     @property
     def key(self) -> str:
@@ -78,9 +76,7 @@ class Site:
     @property
     def writes_through(self) -> str | None:
         """Path of the out-projection whose column a neuron is; None for ``down``, whose neurons are its output."""
-        if self.role == "down":
-            return None
-        return self.path if self.reads_input else f"{self.path.rpartition('.')[0]}.{_GATED[2]}"
+        return None if self.role == "down" else self.path if self.reads_input else self.out
 
     @property
     def reads_input(self) -> bool:
@@ -131,64 +127,3 @@ class Sites(Sequence[Site]):
             where = "the model" if component == ALL else f"component {component!r}"
             raise OptionError(f"role {role!r} is not in {where}; available there: {', '.join(roles)}, {ALL}")
         return Sites(s for s in part if role in (ALL, s.role) and (s.reachable or not reachable_only))
-
-
-def discover(model: nn.Module, family: Family) -> Sites:
-    """Finds every feed-forward site of a model from its module tree.
-
-    A parent module with an in-projection and an out-projection of known names is a feed-forward network; its widths are
-    checked against each other. A module that ``family.projections`` names has its output channels as ``down`` neurons.
-
-    Args:
-        model: The loaded model; nothing is run or changed.
-        family: Which part of the tree is which component, and what cannot be reached.
-
-    Raises:
-        ModelError: No site at all, or projections whose sizes do not fit together.
-    """
-    modules: dict[str, Any] = dict(model.named_modules())
-    unreachable = [re.compile(pattern) for pattern in family.unreachable(getattr(model, "config", None))]
-    sites: list[Site] = []
-
-    def add(path: str, role: Role, width: int) -> None:
-        component = family.component_of(path)
-        if component is not None:
-            reachable = not any(pattern.match(path) for pattern in unreachable)
-            sites.append(Site(path, component, role, _layer(path), width, reachable))
-
-    for parent in modules:
-        gate, up, down = (modules.get(f"{parent}.{name}") for name in _GATED)
-        if gate is not None and up is not None and down is not None:
-            _check(parent, _width(gate), _width(up), down.in_features)
-            add(f"{parent}.{_GATED[0]}", "gate", _width(gate))
-            add(f"{parent}.{_GATED[1]}", "up", _width(up))
-            add(f"{parent}.{_GATED[2]}", "hidden", down.in_features)
-            add(f"{parent}.{_GATED[2]}", "down", _width(down))
-        for first, second in _UNGATED:
-            fan_out, out = modules.get(f"{parent}.{first}"), modules.get(f"{parent}.{second}")
-            if fan_out is not None and out is not None:
-                _check(parent, _width(fan_out), out.in_features)
-                add(f"{parent}.{second}", "hidden", out.in_features)
-                add(f"{parent}.{second}", "down", _width(out))
-        if parent in family.projections:
-            add(parent, "down", _width(modules[parent]))
-    if not sites:
-        raise ModelError(
-            f"{type(model).__name__} has no feed-forward site that lesion knows; "
-            f"expected modules named {'/'.join(_GATED)} or {', '.join('/'.join(p) for p in _UNGATED)}"
-        )
-    return Sites(sites)
-
-
-def _width(linear: Any) -> int:
-    return int(linear.out_features)
-
-
-def _check(parent: str, *widths: int) -> None:
-    if len(set(widths)) > 1:
-        raise ModelError(f"the projections of {parent} do not fit together: widths {widths}, expected them to be equal")
-
-
-def _layer(path: str) -> int:
-    number = re.search(r"\.(?:layers?|blocks)\.(\d+)\.", f".{path}.")
-    return int(number[1]) if number else 0

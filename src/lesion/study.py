@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lesion import rundir
-from lesion.bench import Bench, Measurement, load_clip, load_model, mean_scorers
+from lesion.bench import Bench, Measurement, load_clip, load_model, mean_scorers, self_check
 from lesion.collapse import Collapse, find
 from lesion.curve import Curve, Point
-from lesion.data import Sample, load_samples
-from lesion.errors import DataError, OptionError
+from lesion.data import Sample, load_samples, split
+from lesion.errors import OptionError
 from lesion.importance import Importance
 from lesion.manifest import manifest
 from lesion.minimal import Minimal
@@ -76,7 +76,9 @@ class Study:
         if (done := self._finished()) is not None:
             return done
         # Everything that can be wrong with the question is found before the directory is made.
-        samples = load_samples(self.options.data, self.options.samples, self.options.seed, self.options.strict, self._note)
+        samples = load_samples(
+            self.options.data, self.options.samples, self.options.seed, self.options.strict, self._note, self.options.category
+        )
         ranked, measured = self._split(samples)
         vlm = self._vlm or load_model(self.options, self._progress)
         sites = vlm.sites.select(self.options.component, self.options.role, reachable_only=True)
@@ -87,6 +89,7 @@ class Study:
         if self.options.max_k is not None and self.options.max_k > sites.neurons:
             raise OptionError(f"max_k is {self.options.max_k}; there are {sites.neurons} neurons of this component and role")
         clip = load_clip(self.options, self._progress, self._note)
+        self_check(vlm, samples[0], self.options, self._note)
         with RunDirectory.open(self.out, self.options) as run:
             bench = Bench(self.options, vlm, samples, clip, run, self._progress, self._notes)
             return _Stages(bench, sites, ranked, measured).result()
@@ -103,11 +106,7 @@ class Study:
         """Samples to rank on and samples to measure on."""
         if self.options.split == "same":
             self._note("neurons are ranked and measured on the same samples, so k* is fitted to them")
-            return samples, samples
-        if len(samples) < 2:
-            raise DataError("one usable image; ranking on one half and measuring on the other needs two, or --split same")
-        half = (len(samples) + 1) // 2
-        return samples[:half], samples[half:]
+        return split(samples, self.options.split)
 
 
 class _Stages:

@@ -46,8 +46,8 @@ def watch(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, torch.Te
     def tap(site: Site, x: torch.Tensor) -> torch.Tensor:
         if not x.requires_grad:
             x = x.detach().requires_grad_(True)
-        kept = x.detach()
-        x.register_hook(lambda gradient: see(site, kept, gradient.detach()))
+        kept = _own(site, x.detach())
+        x.register_hook(lambda gradient: see(site, kept, _own(site, gradient.detach())))
         return x
 
     def on_input(site: Site) -> Any:
@@ -69,13 +69,18 @@ def read(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, torch.Ten
     """
 
     def on_input(site: Site) -> Any:
-        return lambda _, args: see(site, args[0])
+        return lambda _, args: see(site, _own(site, args[0]))
 
     def on_output(site: Site) -> Any:
-        return lambda _, args, output: see(site, output)
+        return lambda _, args, output: see(site, _own(site, output))
 
     with _hooks(model, sites, on_input, on_output):
         yield
+
+
+def _own(site: Site, x: torch.Tensor) -> torch.Tensor:
+    """The site's part of its module's tensor."""
+    return x if site.of is None else x[..., site.offset : site.offset + site.width]
 
 
 @contextmanager

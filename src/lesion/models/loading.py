@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lesion import zoo
 from lesion.errors import ModelError, OptionError
-from lesion.models.families import Family, family_of
-from lesion.sites import Sites, discover
+from lesion.models.discovery import discover
+from lesion.sites import Sites
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,15 @@ def resolve(name: str) -> str:
     return name
 
 
+def split_revision(name: str) -> tuple[str, str | None]:
+    """``owner/name@revision`` as a hub id and a branch, tag or commit; None where no revision is given.
+
+    Folders and embedded names have no revision.
+    """
+    base, at, revision = name.rpartition("@")
+    return (base, revision) if at and base and not Path(name).exists() else (name, None)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The named device; ``auto`` is a GPU where there is one.
 
@@ -63,59 +72,85 @@ def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code
     """Loads a vision-language model with its processor, ready to be studied: frozen, in evaluation mode.
 
     Args:
-        name: An embedded name, a local folder or a hub id.
+        name: An embedded name, a local folder or a hub id, which may end in ``@revision``.
         dtype: ``auto`` is the checkpoint's own on a GPU and float32 on a CPU.
         device: As torch names it; ``auto`` is a GPU where there is one.
         trust_remote_code: Run the repository's own code. Off unless asked for.
 
     Raises:
-        ModelError: No such model, a family that is not supported, weights or processor that cannot be loaded.
+        ModelError: No such model, a make of feed-forward network that is not known, weights or processor that cannot be loaded.
         OptionError: An unknown dtype or device.
     """
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
-    source = resolve(name)
+    base, revision = split_revision(name)
+    source = resolve(base)
 
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     from lesion.models.vlm import VisionLanguageModel
 
     place = pick_device(device)
     wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    _, family = _config(name, source, trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **_at(revision)}
+    make = _auto_class(_config(name, source, options))
+    if make.__name__ == "AutoModelForCausalLM":
+        raise ModelError(f"{name} reads text alone, and studies need images so far; `lesion sites` works on it")
     processor = _attempt(name, "processor", lambda: AutoProcessor.from_pretrained(source, **options))
-    model = _attempt(name, "weights", lambda: AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, **options))
-    return VisionLanguageModel(model.to(place), processor, family, name)
+    if not hasattr(processor, "image_processor"):
+        # transformers falls back on the tokenizer where a part of the processor cannot be made.
+        raise ModelError(f"the processor of {name!r} has no image processor; is preprocessor_config.json there?")
+    model = _attempt(name, "weights", lambda: make.from_pretrained(source, dtype=wanted, **options))
+    return VisionLanguageModel(model.to(place), processor, name)
 
 
 def load_structure(name: str, trust_remote_code: bool = False) -> Sites:
     """A model's sites from its configuration alone: no weights are read, so it is quick for a model of any size.
 
     Raises:
-        ModelError: No such model, or a family that is not supported.
+        ModelError: No such model, or one whose feed-forward networks are of a make that is not known.
     """
-    source = resolve(name)
+    base, revision = split_revision(name)
+    source = resolve(base)
 
     import torch
-    from transformers import AutoModelForImageTextToText
 
-    config, family = _config(name, source, trust_remote_code)
+    config = _config(name, source, {"trust_remote_code": trust_remote_code, **_at(revision)})
+    make = _auto_class(config)
     with torch.device("meta"):
-        model = _attempt(
-            name, "structure", lambda: AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-        )
-    return discover(model, family)
+        model = _attempt(name, "structure", lambda: make.from_config(config, trust_remote_code=trust_remote_code))
+    return discover(model)
 
 
-def _config(name: str, source: str, trust_remote_code: bool) -> tuple[Any, Family]:
+def _at(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
+
+
+def _config(name: str, source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    config = _attempt(name, "config", lambda: AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
-    if not getattr(config, "use_decoder_only_language_model", True):
-        raise ModelError(f"{name} has an encoder-decoder language model, which is not supported yet")
-    return config, family_of(config)
+    return _attempt(name, "config", lambda: AutoConfig.from_pretrained(source, **options))
+
+
+def _auto_class(config: Any) -> Any:
+    """The class that loads a model: for images and text where there is one, for text alone otherwise.
+
+    Raises:
+        ModelError: It writes no text.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    for make, mapping in (
+        (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+        (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    ):
+        if type(config) in mapping or make.__name__ in (getattr(config, "auto_map", None) or {}):
+            return make
+    raise ModelError(
+        f"model type {config.model_type!r} is not supported; expected a model that writes text about images, or about text"
+    )
 
 
 def _attempt(name: str, part: str, call: Any) -> Any:

@@ -1,0 +1,181 @@
+"""The doctor: does lesion understand this model? Every answer comes from running it on one image, none from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lesion.data import Sample
+from lesion.masking import mask
+from lesion.models.vlm import VisionLanguageModel
+from lesion.neurons import NeuronSet
+from lesion.ranking import Ranking
+from lesion.scoring import score
+from lesion.sites import Site, Sites
+from lesion.watching import read
+
+if TYPE_CHECKING:
+    import torch
+
+    from lesion.importance import Importance
+
+MASKED = 8
+"""Neurons of each kind that are masked together to see whether anything changes: the top ones by activation."""
+TOKENS = 8
+"""Of the answer that the checks are made on."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about a model.
+
+    Attributes:
+        name: What was asked.
+        ok: Whether the answer is as it must be; None where it is for information.
+        found: What was seen.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All answers, in the order in which they were asked; after one that failed no more are asked."""
+
+    model: str
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no check failed."""
+        return not any(check.ok is False for check in self.checks)
+
+    @property
+    def complaint(self) -> str:
+        """The first failed check in one line; empty where none failed."""
+        return next((f"{c.name}: {c.found}" for c in self.checks if c.ok is False), "")
+
+    def table(self) -> list[dict[str, Any]]:
+        return [{"check": c.name, "ok": c.ok, "found": c.found} for c in self.checks]
+
+
+def examine(vlm: VisionLanguageModel, sample: Sample, prompt: str) -> Diagnosis:
+    """Runs all checks on one image: a short answer, one scoring pass, and two masked passes for each kind of site.
+
+    Args:
+        vlm: The model; it is left as it was.
+        sample: Any image that it can read.
+        prompt: What it is asked.
+    """
+    checks = _facts(vlm)
+    for check in _Patient(vlm, sample, prompt).checks():
+        checks.append(check)
+        if check.ok is False:
+            break
+    return Diagnosis(vlm.name, tuple(checks))
+
+
+def _facts(vlm: VisionLanguageModel) -> list[Check]:
+    """What there is to know before anything is run."""
+    model = vlm.model
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    quantised = getattr(getattr(model, "quantization_method", None), "value", None)
+    template = "chat template" if getattr(vlm.processor, "chat_template", None) else "no chat template: the prompt as it is"
+    placed = sorted(set(map(str, (getattr(model, "hf_device_map", None) or {"": vlm.device}).values())))
+    return [
+        Check("class", None, f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"),
+        Check("dtype and device", None, f"{str(model.dtype).removeprefix('torch.')} on {', '.join(placed)}"
+              f"{f', quantised with {quantised}' if quantised else ''}"),
+        Check("memory of the weights", None, f"{size / 2**30:.2f} GiB"),
+        Check("processor", None, f"{type(vlm.processor).__name__}, {template}"),
+        Check("engine", None, "the image part is run once for all masks of the language model" if vlm.engine.one_pass
+              else "the whole model is run for every mask"),
+    ]  # fmt: skip
+
+
+class _Patient:
+    """The model with one prompt and its answer."""
+
+    def __init__(self, vlm: VisionLanguageModel, sample: Sample, prompt: str) -> None:
+        self.vlm, self.prompt = vlm, vlm.prompt(sample, prompt)
+        self.contexts = vlm.embed([self.prompt])
+        self.answers = vlm.generate(self.contexts, TOKENS)
+
+    def checks(self) -> Iterator[Check]:
+        """The checks, one by one."""
+        vlm, sites = self.vlm, self.vlm.sites
+        ids = self.answers[0].ids
+        yield Check("generation", len(ids) > 0, f"{len(ids)} tokens: {self.answers[0].text[:60]!r}")
+        before = self._log_probs()
+        yield Check("log-probabilities are finite", bool(before.isfinite().all()), f"of shape {tuple(before.shape)}")
+        yield self._widths()
+        with mask(vlm.model, NeuronSet()):
+            same = bool((self._log_probs() == before).all())
+        yield Check("masking nothing changes nothing", same, "the same log-probabilities, bit for bit" if same else "others")
+        importances = score(vlm.model, sites, vlm.batches([self.prompt], self.answers, 1), ("activation", "gradient"))
+        yield from self._gradients(importances["gradient"])
+        for component, role in dict.fromkeys((s.component, s.role) for s in sites):
+            kind = sites.select(component, role)
+            reachable = kind.select(reachable_only=True)
+            if len(reachable):
+                yield self._acts(f"masking {component} {role}", reachable, importances, before, True)
+            if any(not s.reachable for s in kind):
+                unreachable = Sites(s for s in kind if not s.reachable)
+                yield self._acts(f"masking unreachable {component} {role}", unreachable, importances, before, False)
+        as_before = bool((self._log_probs() == before).all())
+        yield Check("nothing is left behind", as_before, "the same log-probabilities as before" if as_before else "others")
+
+    def _log_probs(self) -> torch.Tensor:
+        # Contexts are made anew: masks of the image part act on them.
+        return self.vlm.answer_log_probs(self.vlm.embed([self.prompt]), self.answers)[0]
+
+    def _widths(self) -> Check:
+        """Whether every site's module ran and gave what its neurons were counted from."""
+        seen: dict[str, int] = {}
+        size = 0
+
+        def see(site: Site, x: torch.Tensor) -> None:
+            nonlocal size
+            seen[site.key] = x.shape[-1]
+            size += x.numel() * x.element_size()
+
+        import torch
+
+        (batch,) = self.vlm.batches([self.prompt], self.answers, 1)
+        with read(self.vlm.model, self.vlm.sites, see), torch.no_grad():
+            batch.losses()
+        wrong = [s for s in self.vlm.sites if s.reachable and seen.get(s.key) != s.width]
+        if wrong:
+            return Check("sites", False, f"{wrong[0].key} should have {wrong[0].width} neurons, gives {seen.get(wrong[0].key)}")
+        found = f"{len(self.vlm.sites)} with {self.vlm.sites.neurons:,} neurons"
+        return Check("sites", True, f"{found}; {size / 2**20:,.1f} MiB of activations an image")
+
+    def _gradients(self, gradient: Importance) -> Iterator[Check]:
+        silent = [s for s in self.vlm.sites if s.reachable and not gradient.values(s).any()]
+        loud = [s for s in self.vlm.sites if not s.reachable and gradient.values(s).any()]
+        reached = sum(s.reachable for s in self.vlm.sites) - len(silent)
+        yield Check("gradients arrive", not silent, f"none at {silent[0].key} ({len(silent)} sites)" if silent
+                    else f"at all {reached} reachable sites")  # fmt: skip
+        if any(not s.reachable for s in self.vlm.sites):
+            count = sum(not s.reachable for s in self.vlm.sites)
+            yield Check("unreachable sites are silent", not loud, f"a gradient at {loud[0].key}" if loud
+                        else f"{count} sites run for nothing, and no gradient reaches them")  # fmt: skip
+
+    def _acts(
+        self, name: str, sites: Sites, importances: dict[str, Importance], before: torch.Tensor, expected: bool
+    ) -> Check:
+        # The ranking leaves unreachable sites out, so these are masked whole.
+        neurons = Ranking(importances["activation"], sites).top(min(MASKED, sites.neurons)) if expected else _all(sites)
+        with mask(self.vlm.model, neurons):
+            change = float((self._log_probs() - before).abs().max())
+        moved = change > 0 or change != change
+        return Check(name, moved == expected, f"{len(neurons)} neurons move the log-probabilities by up to {change:.2g}")
+
+
+def _all(sites: Sites) -> NeuronSet:
+    import numpy as np
+
+    return NeuronSet.from_arrays({site: np.arange(site.width) for site in sites})
