@@ -143,4 +143,4 @@ def test_the_counts_of_the_7b_models_in_the_docs():
         (row,) = (line for line in docs.splitlines() if line.startswith(f"| {name} | {size / 1e9:.2f} billion"))
         assert f"| {sites.neurons:,} |" in row and f"| {sites.select('language').neurons:,} (" in row
         assert f"| {2 * size / 1e9:.1f} GB |" in row
-    assert sites.select("language", "gate").neurons == 352_256 and sites.select("language", "down").neurons == 131_072
+        assert sites.select("language", "gate").neurons == 352_256 and sites.select("language", "down").neurons == 131_072
