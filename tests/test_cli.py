@@ -131,7 +131,7 @@ def test_paper_on_a_model_in_a_folder(tmp_path):
         part.save_pretrained(tmp_path / "model")
     for sample in tiny_models.samples(4):
         (data / "noise").mkdir(parents=True, exist_ok=True)
-        sample.image.save(data / "noise" / f"{sample.id}.png")
+        sample.picture.save(data / "noise" / f"{sample.id}.png")
     asked = ["paper", tmp_path / "model", "--data", data, "--out", tmp_path / "out", "--quick", "--clip", "none",
              "--max-new-tokens", 4, "--samples", 4, "--controls", 1, "--max-k", 3]  # fmt: skip
     result = runner.invoke(app, list(map(str, asked)))

@@ -29,7 +29,7 @@ def test_a_subfolder_is_a_category(tmp_path):
     assert {i: s.category for i, s in found.items()} == {
         "car/0.png": "car", "car/1.png": "car", "car/2.png": "car", "dog/ü 1.jpg": "dog", "plain.png": None,
     }  # fmt: skip
-    assert {s.image.mode for s in found.values()} == {"RGB"}
+    assert {s.picture.mode for s in found.values()} == {"RGB"}
 
 
 def test_the_same_seed_chooses_the_same_samples(tmp_path):

@@ -79,7 +79,7 @@ def test_what_ails_a_model_is_said(change, complaint):
 
 def test_a_study_of_a_model_that_fails_says_so(tmp_path):
     for i, sample in enumerate(SAMPLES):
-        sample.image.save(tmp_path / f"{i}.png")
+        sample.picture.save(tmp_path / f"{i}.png")
     asked = {"data": str(tmp_path), "samples": 2, "clip": "none", "max_new_tokens": 4, "max_k": 1, "controls": 0}
     vlm = tiny_models.llava()
     healthy = Study(vlm, tmp_path / "healthy", **asked).run()

@@ -183,6 +183,18 @@ def test_class_means_need_the_layout_of_what_is_run(vlm):
     assert hooks(vlm) == 0
 
 
+def test_class_means_where_a_module_sees_all_rows_in_one_line():
+    """As OPT's feed-forward networks do."""
+    layout = Layout()
+    layout.expect([torch.tensor([0, 2]), torch.tensor([0, 1, 1])], [1, 2])
+    together = layout.classes(torch.zeros(2, 5, 4))
+    assert together.tolist() == [[2, 2, 0, 2, 2], [0, 1, 1, 2, 2]]
+    assert torch.equal(layout.classes(torch.zeros(10, 4)), together.flatten())
+    assert layout.classes(torch.zeros(2, 4)).tolist() == [2, 2], "a decoding step"
+    with pytest.raises(NeuronSetError, match=r"class means for 2 rows of 5 tokens; found \(8,\)"):
+        layout.classes(torch.zeros(8, 4))
+
+
 def test_masks_act_in_prefill_and_in_every_decoding_step(vlm):
     """With a cache, generation equals running the whole sequence anew at every step, under the same mask."""
     neurons = some(vlm, "gate", range(12)) | some(vlm, "down", range(4), 0)

@@ -218,7 +218,7 @@ def folder_of_images(folder: Path, categories: dict[str, int]) -> Path:
     for name, count in categories.items():
         (folder / name).mkdir(parents=True)
         for sample in tiny_models.samples(count):
-            sample.image.save(folder / name / f"{sample.id}.png")
+            sample.picture.save(folder / name / f"{sample.id}.png")
     return folder
 
 
@@ -239,7 +239,7 @@ def test_data_without_categories(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     for sample in tiny_models.samples(4):
-        sample.image.save(data / f"{sample.id}.png")
+        sample.picture.save(data / f"{sample.id}.png")
     with opened(tiny_models.instructblip(), tmp_path / "run", data=str(data), **SMALL) as subject:
         part = next(run for run in PARTS if run.__name__ == "categories")(subject)
     assert part.words() == ["The data has no categories, so there is nothing to compare."]

@@ -32,15 +32,15 @@ def test_greyscale_and_sixteen_bits_keep_their_brightness(tmp_path):
     values = np.linspace(0, 65535, 256 * 4).round().astype(np.uint16).reshape(32, 32)
     (tmp_path / "deep").mkdir()
     Image.fromarray(values).save(tmp_path / "deep" / "b.png")
-    assert only(tmp_path / "grey").image.getpixel((0, 0)) == (100, 100, 100)
-    deep = np.asarray(only(tmp_path / "deep").image)
+    assert only(tmp_path / "grey").picture.getpixel((0, 0)) == (100, 100, 100)
+    deep = np.asarray(only(tmp_path / "deep").picture)
     assert deep.shape == (32, 32, 3) and deep[0, 0, 0] == 0 and deep[-1, -1, 0] == 255
     np.testing.assert_allclose(deep[..., 0], values / 257, atol=0.51)
 
 
 def test_float_and_32_bit_files_use_their_own_range(tmp_path):
     Image.fromarray(np.array([[0.0, 0.5], [1.0, 2.0]], dtype=np.float32)).save(tmp_path / "a.tif")
-    assert np.asarray(only(tmp_path).image)[..., 0].tolist() == [[0, 64], [128, 255]]
+    assert np.asarray(only(tmp_path).picture)[..., 0].tolist() == [[0, 64], [128, 255]]
 
 
 def test_what_is_transparent_is_white(tmp_path):
@@ -50,14 +50,14 @@ def test_what_is_transparent_is_white(tmp_path):
     palette.putpalette([0, 0, 0, 0, 255, 0] + [0] * 762)
     (tmp_path / "palette").mkdir()
     palette.save(tmp_path / "palette" / "a.png", transparency=1)
-    assert only(tmp_path / "rgba").image.getpixel((0, 0)) == (255, 255, 255)
-    assert only(tmp_path / "half").image.getpixel((0, 0)) == (127, 127, 127)
-    assert only(tmp_path / "palette").image.getpixel((0, 0)) == (255, 255, 255)
+    assert only(tmp_path / "rgba").picture.getpixel((0, 0)) == (255, 255, 255)
+    assert only(tmp_path / "half").picture.getpixel((0, 0)) == (127, 127, 127)
+    assert only(tmp_path / "palette").picture.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_cmyk_is_what_it_looks_like(tmp_path):
     picture(tmp_path / "a.jpg", (0, 255, 255, 0), (32, 32), mode="CMYK")
-    red, green, blue = np.asarray(only(tmp_path).image)[16, 16]
+    red, green, blue = np.asarray(only(tmp_path).picture)[16, 16]
     assert red > 200 and green < 60 and blue < 60
 
 
@@ -67,7 +67,7 @@ def test_a_camera_held_upright(tmp_path):
     image = Image.new("RGB", (20, 10), "blue")
     image.putpixel((0, 0), (255, 255, 255))
     image.save(tmp_path / "a.png", exif=exif)
-    seen = only(tmp_path).image
+    seen = only(tmp_path).picture
     assert seen.size == (10, 20) and seen.getpixel((9, 0)) == (255, 255, 255)
 
 
@@ -75,7 +75,7 @@ def test_a_camera_held_upright(tmp_path):
 def test_tiny_long_and_large_ones_go_through_a_model(tmp_path, size):
     picture(tmp_path / "ü bild 图.png", "green", size)
     sample = only(tmp_path)
-    assert sample.image.size == size and sample.id == "ü bild 图.png"
+    assert sample.picture.size == size and sample.id == "ü bild 图.png"
     for build in tiny_models.BUILDERS.values():
         vlm = build()
         (answer,) = vlm.generate(vlm.embed([vlm.prompt(sample, "What do you see?")]), 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ from lesion.controls import KINDS, draw
 from lesion.curve import Curve, Point
 from lesion.data import SCENES, Sample, digest
 from lesion.doctor import examine
-from lesion.errors import DataError
+from lesion.errors import DataError, OptionError
 from lesion.evaluation import Evaluator
 from lesion.importance import Importance
 from lesion.importance import load as load_importances
@@ -48,24 +49,52 @@ def load_model(options: StudyOptions, progress: Progress) -> VisionLanguageModel
     from lesion.models.loading import load
 
     with progress.stage(f"loading {options.model}", None):
-        return load(options.model, options.dtype, options.device, options.trust_remote_code)
+        return load(
+            options.model, options.dtype, options.device, options.trust_remote_code, options.device_map, options.quantization
+        )
 
 
-def load_clip(options: StudyOptions, progress: Progress, note: Callable[[str], None]) -> ClipScorer | None:
-    """The options' CLIP model: by its name, or the one that knows the data.
+def load_clip(
+    options: StudyOptions, samples: Sequence[Sample], progress: Progress, note: Callable[[str], None]
+) -> ClipScorer | None:
+    """The options' CLIP model: by its name, or the one that knows the data; None where there is nothing to look at.
 
     Raises:
         ModelError: It cannot be loaded.
+        OptionError: A CLIP model is named, and the samples have no images.
     """
     name = options.clip
+    if any(s.image is None for s in samples):
+        if name not in ("auto", "none"):
+            raise OptionError(f"clip is {name!r}, and the samples have no images; leave out --clip")
+        name = "none"
     if name == "none":
-        note("no CLIP model: collapse is judged by perplexity alone")
+        note("no CLIP score: collapse is judged by perplexity alone")
         return None
     if name == "auto":
         embedded = options.data == SCENES or options.model in zoo.EMBEDDED
         name = EMBEDDED if embedded else DEFAULT
     with progress.stage(f"loading {name}", None):
         return ClipScorer(name, options.device)
+
+
+def as_read(vlm: VisionLanguageModel, samples: Sequence[Sample], data: str) -> list[Sample]:
+    """The samples as a model takes them: without their images where it reads text alone.
+
+    Raises:
+        DataError: It reads images and there are none, or it reads text alone and all samples would ask the same.
+    """
+    if vlm.structure.vision is not None:
+        blind = [s.id for s in samples if s.image is None]
+        if blind:
+            raise DataError(f"{vlm.name} reads images, and {data} has none ({blind[0]}); expected images")
+        return list(samples)
+    if any(s.prompt is None for s in samples):
+        raise DataError(
+            f"{vlm.name} reads text alone, and {data} has no prompts; expected --data FILE.txt (a prompt a line) or FILE.jsonl "
+            "(each object with a prompt)"
+        )
+    return [replace(s, image=None) for s in samples]
 
 
 def self_check(vlm: VisionLanguageModel, sample: Sample, options: StudyOptions, note: Callable[[str], None]) -> None:
@@ -192,9 +221,14 @@ class Bench:
         """Warns of what the scoring could not see: samples without a finite loss, sites that no gradient reached."""
         if can.samples < samples:
             self.warn(f"{samples - can.samples} samples were left out of the scoring: their loss is not finite")
-        for site in sites:
-            if site.key not in can.sums:
+        unseen = [site for site in sites if site.key not in can.sums]
+        for site in unseen:
+            if site.expert is None:
                 self.warn(f"no gradient reached {site.key}; its neurons score 0")
+        idle = {(site.path, site.expert) for site in unseen if site.expert is not None}
+        if idle:
+            every = {(site.path, site.expert) for site in sites if site.expert is not None}
+            self.warn(f"{len(idle)} of {len(every)} experts were given no token; their neurons score 0")
 
     def warn(self, line: str) -> None:
         """A line for the reader of the answer, and for the user now."""

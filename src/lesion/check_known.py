@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lesion import known
-from lesion.bench import Bench, Measurement, load_clip, load_model
+from lesion.bench import Bench, Measurement, as_read, load_clip, load_model
 from lesion.data import load_samples
 from lesion.errors import OptionError
 from lesion.models.vlm import VisionLanguageModel
@@ -83,7 +83,8 @@ def check_known(
     if expected is None:
         raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {_listed()}")
     sets: dict[Role, NeuronSet] = {role: expected.neurons(vlm.sites, role) for role in ROLES}
-    clip = load_clip(asked, progress, progress.warn)
+    samples = as_read(vlm, samples, asked.data)
+    clip = load_clip(asked, samples, progress, progress.warn)
     path = Path(out) if out is not None else default_folder(asked, "known", expected.name)
     with RunDirectory.open(path, asked) as run:
         bench = Bench(asked, vlm, samples, clip, run, progress, [])

@@ -19,6 +19,14 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
 DATA_HELP = "Folder (a subfolder is a category), FILE.jsonl, or coco:IMAGES:instances.json[:captions.json]."
 SCORER_HELP = "can, activation, gradient, taylor, wanda, superweight, perturbation or random."
+Clip = Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")]
+Out = Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DeviceMap = Annotated[str | None, typer.Option(help="auto, balanced or sequential: over GPUs, CPU and disk (accelerate).")]
+Quantization = Annotated[str, typer.Option(help="none, 8bit or 4bit (bitsandbytes).")]
+BatchSize = Annotated[int, typer.Option(help="Images at a time; does not change the answer.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of tables.")]
 
 
@@ -55,14 +63,16 @@ def study(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     controls: Annotated[int, typer.Option(help="Control sets of each kind.")] = 10,
     minimal_limit: Annotated[int, typer.Option(help="Largest k* for which a minimal set is sought.")] = 32,
-    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
-    out: Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")] = None,
+    clip: Clip = "auto",
+    out: Out = None,
     seed: Annotated[int, typer.Option(help="Chooses samples and controls.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="An unreadable image stops the study.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    quantization: Quantization = "none",
+    batch_size: BatchSize = 16,
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
@@ -71,7 +81,8 @@ def study(
         "alpha": alpha, "aggregate": aggregate, "positions": positions, "samples": samples, "split": split, "target": target,
         "mask": mask, "max_k": max_k, "max_new_tokens": max_new_tokens, "controls": controls,
         "minimal_limit": minimal_limit, "clip": clip, "seed": seed, "strict": strict, "dtype": dtype, "device": device,
-        "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+        "device_map": device_map, "quantization": quantization, "batch_size": batch_size,
+        "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     with _one_line_errors():
         _quiet_libraries()
@@ -101,11 +112,13 @@ def sites(model: Model = "tiny-llava", json: Json = False) -> None:
 @app.command()
 def doctor(
     model: Model = "tiny-llava",
-    data: Annotated[str, typer.Option(help="Folder of images, of which one is used.")] = "scenes",
+    data: Annotated[str | None, typer.Option(help="As for study; one sample is used.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    quantization: Quantization = "none",
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Check that lesion understands a model, by running it on one image. Exit code 1 where a check fails."""
@@ -114,13 +127,12 @@ def doctor(
         from rich.console import Console
 
         from lesion.console import Bars, show_diagnosis
-        from lesion.data import load_samples
-        from lesion.doctor import examine
-        from lesion.models.loading import load
-        from lesion.options import DEFAULT_PROMPT
+        from lesion.doctor import diagnose
 
-        (sample,) = load_samples(data, 1, warn=Bars().warn)
-        found = examine(load(model, dtype, device, trust_remote_code), sample, prompt or DEFAULT_PROMPT)
+        found = diagnose(
+            model, data, prompt, Bars().warn, dtype=dtype, device=device, device_map=device_map, quantization=quantization,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
         _print(json, lambda: _to_json(found.table()), lambda: show_diagnosis(found, Console()))
         if not found.healthy:
             raise typer.Exit(1)
@@ -132,16 +144,20 @@ def check_known(
     expect: Annotated[str | None, typer.Option(help="Whose known coordinates. Default: by the model's name.")] = None,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "scenes",
     samples: Annotated[int, typer.Option(help="Number of images.")] = 16,
-    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
-    out: Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
+    clip: Clip = "auto",
+    out: Out = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    quantization: Quantization = "none",
+    batch_size: BatchSize = 16,
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Mask the published coordinates of a model (or of its base) directly, and say what that does."""
     options: dict[str, Any] = {
-        "data": data, "samples": samples, "clip": clip, "dtype": dtype, "device": device, "batch_size": batch_size,
+        "data": data, "samples": samples, "clip": clip, "dtype": dtype, "device": device, "device_map": device_map,
+        "quantization": quantization, "batch_size": batch_size, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     with _one_line_errors():
         _quiet_libraries()
@@ -172,13 +188,15 @@ def paper(
     max_k: Annotated[int | None, typer.Option(help="Largest number of neurons to mask. Default: all.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: 64, quick 32.")] = None,
     expect: Annotated[str | None, typer.Option(help="Whose known coordinates. Default: by the model's name.")] = None,
-    clip: Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")] = "auto",
+    clip: Clip = "auto",
     seed: Annotated[int, typer.Option(help="Chooses samples and controls.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="An unreadable image stops the run.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the answer.")] = 16,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    quantization: Quantization = "none",
+    batch_size: BatchSize = 16,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Run every experiment of the paper, and the checks that it lacks: tables, figures, one summary. Run again to resume."""
     chosen: dict[str, Any] = {
@@ -187,7 +205,8 @@ def paper(
     }  # fmt: skip
     options: dict[str, Any] = {
         "data": data, "clip": clip, "seed": seed, "strict": strict, "dtype": dtype, "device": device,
-        "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+        "device_map": device_map, "quantization": quantization, "batch_size": batch_size,
+        "trust_remote_code": trust_remote_code,
         **{name: value for name, value in chosen.items() if value is not None},
     }  # fmt: skip
     with _one_line_errors():

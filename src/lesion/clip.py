@@ -57,7 +57,7 @@ class ClipScorer:
         new = [s for s in samples if s.id not in self._images]
         for i in range(0, len(new), batch):
             part = new[i : i + batch]
-            inputs = self.processor(images=[s.image for s in part], return_tensors="pt").to(self.model.device)
+            inputs = self.processor(images=[s.picture for s in part], return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
                 vectors = _unit(self.model.get_image_features(**inputs))
             self._images |= {s.id: v for s, v in zip(part, vectors, strict=True)}

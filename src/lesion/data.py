@@ -24,24 +24,36 @@ class Sample:
 
     Attributes:
         id: Unique within the data: the path below the folder, or ``scene-SEED``.
-        image: RGB.
+        image: RGB; None for a model that reads text alone.
         category: The subfolder, or the scene's first object; None where there is none.
         reference: A true caption, where the data has one.
         prompt: What is asked of this image; None for the study's prompt.
     """
 
     id: str
-    image: Image.Image
+    image: Image.Image | None
     category: str | None = None
     reference: str | None = None
     prompt: str | None = None
 
     @property
+    def picture(self) -> Image.Image:
+        """The image.
+
+        Raises:
+            DataError: There is none.
+        """
+        if self.image is None:
+            raise DataError(f"sample {self.id} has no image, and the model reads images; expected samples with images")
+        return self.image
+
+    @property
     def digest(self) -> str:
         """Hash of the id, the pixels, the reference and the prompt, 16 hexadecimal digits."""
         own = "" if self.prompt is None else f"{self.prompt}|"
-        text = hashlib.sha256(f"{self.id}|{self.image.size}|{self.reference}|{own}".encode())
-        text.update(self.image.tobytes())
+        size = None if self.image is None else self.image.size
+        text = hashlib.sha256(f"{self.id}|{size}|{self.reference}|{own}".encode())
+        text.update(b"" if self.image is None else self.image.tobytes())
         return text.hexdigest()[:16]
 
 

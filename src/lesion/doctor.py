@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lesion.data import Sample
+from lesion import memory
+from lesion.data import SCENES, Sample, load_samples
 from lesion.masking import mask
+from lesion.models.discovery import discover
+from lesion.models.loading import ProcessorError, load, load_weights
+from lesion.models.placement import run_device
 from lesion.models.vlm import VisionLanguageModel
 from lesion.neurons import NeuronSet
+from lesion.options import DEFAULT_PROMPT
 from lesion.ranking import Ranking
 from lesion.scoring import score
 from lesion.sites import Site, Sites
@@ -24,6 +29,8 @@ MASKED = 8
 """Neurons of each kind that are masked together to see whether anything changes: the top ones by activation."""
 TOKENS = 8
 """Of the answer that the checks are made on."""
+LONGEST = 64
+"""A study's longest answer, if nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def examine(vlm: VisionLanguageModel, sample: Sample, prompt: str) -> Diagnosis:
         sample: Any image that it can read.
         prompt: What it is asked.
     """
-    checks = _facts(vlm)
+    checks = [*_facts(vlm.model), *_handling(vlm)]
     for check in _Patient(vlm, sample, prompt).checks():
         checks.append(check)
         if check.ok is False:
@@ -78,18 +85,63 @@ def examine(vlm: VisionLanguageModel, sample: Sample, prompt: str) -> Diagnosis:
     return Diagnosis(vlm.name, tuple(checks))
 
 
-def _facts(vlm: VisionLanguageModel) -> list[Check]:
-    """What there is to know before anything is run."""
-    model = vlm.model
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+def diagnose(
+    name: str,
+    data: str | None = None,
+    prompt: str | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+    **loading: Any,
+) -> Diagnosis:
+    """Loads a model and examines it.
+
+    Args:
+        name: As for :func:`lesion.models.loading.load`.
+        data: One sample of it is used; default: an embedded scene, or the prompt alone for a model that reads no images.
+        prompt: What the model is asked; None for the default.
+        warn: Called with one line for each image that is skipped.
+        **loading: Other arguments of :func:`lesion.models.loading.load`.
+
+    Returns:
+        The diagnosis. Without a processor nothing can be run: it then says what the module tree alone tells.
+
+    Raises:
+        ModelError, OptionError, DataError: The model or the data cannot be loaded.
+    """
+    try:
+        vlm = load(name, **loading)
+    except ProcessorError as error:
+        return _unasked(load_weights(name, **loading), name, str(error))
+    prompt = prompt or DEFAULT_PROMPT
+    if data is None and vlm.structure.vision is None:
+        return examine(vlm, Sample("prompt", None, prompt=prompt), prompt)
+    (sample,) = load_samples(data or SCENES, 1, warn=warn)
+    return examine(vlm, sample, prompt)
+
+
+def _unasked(model: Any, name: str, complaint: str) -> Diagnosis:
+    """What is known of a model without a processor."""
+    sites = discover(model)
+    said = f"{complaint}; nothing was run"
+    found = f"{len(sites)} with {sites.neurons:,} neurons, by the module tree alone"
+    return Diagnosis(name, (*_facts(model), Check("processor", None, said), Check("sites", None, found)))
+
+
+def _facts(model: Any) -> list[Check]:
+    """What there is to know of a model before anything is run."""
     quantised = getattr(getattr(model, "quantization_method", None), "value", None)
-    template = "chat template" if getattr(vlm.processor, "chat_template", None) else "no chat template: the prompt as it is"
-    placed = sorted(set(map(str, (getattr(model, "hf_device_map", None) or {"": vlm.device}).values())))
+    placed = sorted(set(map(str, (getattr(model, "hf_device_map", None) or {"": run_device(model)}).values())))
     return [
         Check("class", None, f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"),
         Check("dtype and device", None, f"{str(model.dtype).removeprefix('torch.')} on {', '.join(placed)}"
               f"{f', quantised with {quantised}' if quantised else ''}"),
-        Check("memory of the weights", None, f"{size / 2**30:.2f} GiB"),
+        Check("memory of the weights", None, memory.text(memory.weights(model))),
+    ]  # fmt: skip
+
+
+def _handling(vlm: VisionLanguageModel) -> list[Check]:
+    """How a model is asked and run."""
+    template = "chat template" if getattr(vlm.processor, "chat_template", None) else "no chat template: the prompt as it is"
+    return [
         Check("processor", None, f"{type(vlm.processor).__name__}, {template}"),
         Check("engine", None, "the image part is run once for all masks of the language model" if vlm.engine.one_pass
               else "the whole model is run for every mask"),
@@ -115,7 +167,14 @@ class _Patient:
         with mask(vlm.model, NeuronSet()):
             same = bool((self._log_probs() == before).all())
         yield Check("masking nothing changes nothing", same, "the same log-probabilities, bit for bit" if same else "others")
-        importances = score(vlm.model, sites, vlm.batches([self.prompt], self.answers, 1), ("activation", "gradient"))
+        graph = memory.Graph(vlm.model)
+        with graph:
+            importances = score(vlm.model, sites, vlm.batches([self.prompt], self.answers, 1), ("activation", "gradient"))
+        to_score = f"kept for the backward pass here, with an answer of {len(ids)} tokens"
+        yield Check("memory to score", None, f"the weights and {memory.text(graph.size)} a sample ({to_score})")
+        kept = memory.generation(vlm.model, self.prompt.inputs["input_ids"].shape[1] + LONGEST, LONGEST)
+        to_mask = f"by arithmetic, for answers of {LONGEST} tokens"
+        yield Check("memory to mask", None, f"the weights and {memory.text(kept)} a sample of a batch ({to_mask})")
         yield from self._gradients(importances["gradient"])
         for component, role in dict.fromkeys((s.component, s.role) for s in sites):
             kind = sites.select(component, role)
@@ -147,18 +206,24 @@ class _Patient:
         (batch,) = self.vlm.batches([self.prompt], self.answers, 1)
         with read(self.vlm.model, self.vlm.sites, see), torch.no_grad():
             batch.losses()
-        wrong = [s for s in self.vlm.sites if s.reachable and seen.get(s.key) != s.width]
+        # An expert that no token is given to is not run.
+        given = [s for s in self.vlm.sites if s.reachable and (s.expert is None or s.key in seen)]
+        wrong = [s for s in given if seen.get(s.key) != s.width]
         if wrong:
             return Check("sites", False, f"{wrong[0].key} should have {wrong[0].width} neurons, gives {seen.get(wrong[0].key)}")
         found = f"{len(self.vlm.sites)} with {self.vlm.sites.neurons:,} neurons"
         return Check("sites", True, f"{found}; {size / 2**20:,.1f} MiB of activations an image")
 
     def _gradients(self, gradient: Importance) -> Iterator[Check]:
-        silent = [s for s in self.vlm.sites if s.reachable and not gradient.values(s).any()]
+        # Of a layer's experts some are given no token, or only tokens whose output the loss does not read.
+        kinds: dict[tuple[str, str], list[Site]] = {}
+        for site in self.vlm.sites.select(reachable_only=True):
+            kinds.setdefault((site.path, site.role), []).append(site)
+        silent = [sites[0] for sites in kinds.values() if not any(gradient.values(s).any() for s in sites)]
         loud = [s for s in self.vlm.sites if not s.reachable and gradient.values(s).any()]
-        reached = sum(s.reachable for s in self.vlm.sites) - len(silent)
-        yield Check("gradients arrive", not silent, f"none at {silent[0].key} ({len(silent)} sites)" if silent
-                    else f"at all {reached} reachable sites")  # fmt: skip
+        together = ", experts of a layer taken together" if any(s.expert is not None for s in self.vlm.sites) else ""
+        yield Check("gradients arrive", not silent, f"none at {silent[0].key} ({len(silent)} modules)" if silent
+                    else f"at all {len(kinds)} reachable sites{together}")  # fmt: skip
         if any(not s.reachable for s in self.vlm.sites):
             count = sum(not s.reachable for s in self.vlm.sites)
             yield Check("unreachable sites are silent", not loud, f"a gradient at {loud[0].key}" if loud
@@ -179,3 +244,4 @@ def _all(sites: Sites) -> NeuronSet:
     import numpy as np
 
     return NeuronSet.from_arrays({site: np.arange(site.width) for site in sites})
+

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lesion.clip import ClipScorer
 from lesion.data import Sample
 from lesion.errors import OptionError
-from lesion.masking import Layout, Means, mask
+from lesion.masking import VALUES, Layout, Means, mask
 from lesion.metrics import Judged, Likelihood, mode_of, not_text, repeated_ngrams, token_agreement
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.vlm import VisionLanguageModel
 from lesion.neurons import NeuronSet
+from lesion.sites import Site
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 _KEPT = 2**27
 """Numbers (float32, half a gigabyte) of the intact model's distributions that are kept between masks."""
+
+
+def usable_masks(vlm: VisionLanguageModel, sites: Iterable[Site]) -> tuple[str, ...]:
+    """The values (:data:`lesion.masking.VALUES`) that neurons of some sites can be set to.
+
+    An expert is given few tokens, so its neurons' mean over all tokens is no value that it ever has; and an encoder-decoder's
+    tokens are not in one line.
+    """
+    if any(site.expert is not None for site in sites):
+        return VALUES[:1]
+    return VALUES[:2] if vlm.two_stacks else VALUES
 
 
 class Evaluator:

@@ -50,7 +50,8 @@ class Known:
         Raises:
             OptionError: The model has no such layer, unit or channel, so it is another model.
         """
-        by_layer: dict[int, Site] = {s.layer: s for s in sites if s.component == "language" and s.role == role}
+        dense = [s for s in sites if s.component == "language" and s.expert is None]
+        by_layer: dict[int, Site] = {s.layer: s for s in dense if s.role == role}
         found = []
         for at in self.coordinates:
             index = at.row if role == "down" else at.column

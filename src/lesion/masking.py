@@ -1,16 +1,17 @@
 """Masking: replaces the values of chosen neurons at every token, in prefill and in every decoding step.
 
-Masks are forward hooks on the model's own modules. Nothing of the model is replaced or edited, and on leaving the
-context exactly the hooks that were added are removed, whatever happened inside it.
+Masks are :mod:`lesion.hooks` on the model's own modules. Nothing of the model is replaced or edited.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from lesion.errors import NeuronSetError, OptionError
+from lesion.hooks import Act, attached
+from lesion.models.experts import Routed
 from lesion.neurons import NeuronSet
 from lesion.sites import Site
 
@@ -48,20 +49,24 @@ class Layout:
     def classes(self, x: torch.Tensor) -> torch.Tensor:
         """The classes of an activation's tokens, int64 ``[rows, tokens]``; padding is given any.
 
+        Some modules see the tokens of all rows one after the other: then ``[rows * tokens]``.
+
         Raises:
             NeuronSetError: The activation is not that of the expected rows.
         """
         import torch
 
-        found = torch.full(x.shape[:2], _TEXT)
-        if x.shape[1] != 1:
+        rows, given = len(self._rows), tuple(x.shape[:-1])
+        tokens = given[1] if len(given) == 2 else given[0] // max(rows, 1)
+        found = torch.full((rows, tokens), _TEXT)
+        if tokens != 1:
             longest = max((len(prompt) + answer for prompt, answer in self._rows), default=0)
-            if tuple(x.shape[:2]) != (len(self._rows), longest):
-                raise NeuronSetError(f"class means for {len(self._rows)} rows of {longest} tokens; found {tuple(x.shape[:2])}")
+            if given not in ((rows, longest), (rows * longest,)):
+                raise NeuronSetError(f"class means for {rows} rows of {longest} tokens; found {given}")
             for row, (prompt, answer) in zip(found, self._rows, strict=True):
                 end = longest - answer
                 row[end - len(prompt) : end] = prompt
-        return found.to(x.device)
+        return found.to(x.device).view(given)
 
 
 @contextmanager
@@ -93,22 +98,22 @@ def mask(
     rows = None if isinstance(neurons, NeuronSet) else list(neurons)
     sets = [neurons] if isinstance(neurons, NeuronSet) else list(neurons)
     touched = sorted({site for members in sets for site in members.sites}, key=lambda s: s.order)
-    modules: dict[str, Any] = dict(model.named_modules())
-    with ExitStack() as hooks:
-        for site in touched:
-            module = modules.get(site.path)
-            if module is None:
-                raise NeuronSetError(f"the model has no module {site.path!r}; is the set from another model?")
-            fill = _fill(site, value, means)
-            replace = _shared(site, sets[0], fill, layout) if rows is None else _per_row(site, rows, fill, layout)
-            # Registered one by one under the stack, so that a failure half way leaves none behind.
-            hooks.callback(_register(module, site, replace).remove)
+    paths = {path for path, _ in model.named_modules()}
+    acts: list[tuple[Site, Act]] = []
+    for site in touched:
+        if site.path not in paths:
+            raise NeuronSetError(f"the model has no module {site.path!r}; is the set from another model?")
+        fill = _fill(site, value, means)
+        acts.append((site, _shared(site, sets[0], fill, layout) if rows is None else _per_row(site, rows, fill, layout)))
+    with attached(model, acts):
         yield
 
 
 def _fill(site: Site, value: str, means: Means | None) -> np.ndarray | None:
     if value == "zero":
         return None
+    if site.expert is not None:
+        raise OptionError(f"mask value {value!r} is not for experts: few tokens reach {site.key}; use 'zero'")
     if means is None or site.key not in means:
         raise OptionError(f"mask value {value!r} needs the mean values of {site.key}; found none")
     return means[site.key]
@@ -124,7 +129,7 @@ def _by_token(values: torch.Tensor, x: torch.Tensor, layout: Layout | None) -> t
     return values[layout.classes(x)]
 
 
-def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Layout | None) -> Any:
+def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Layout | None) -> Act:
     """Replaces the same neurons in every row."""
     import torch
 
@@ -132,7 +137,7 @@ def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Lay
     indices = own + site.offset
     values = None if fill is None else torch.from_numpy(fill)[..., own]
 
-    def replace(x: torch.Tensor) -> torch.Tensor:
+    def replace(x: torch.Tensor, _: Routed | None) -> torch.Tensor:
         nonlocal indices, values
         _check_width(site, x)
         indices = indices.to(x.device)
@@ -144,7 +149,7 @@ def _shared(site: Site, members: NeuronSet, fill: np.ndarray | None, layout: Lay
     return replace
 
 
-def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, layout: Layout | None) -> Any:
+def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, layout: Layout | None) -> Act:
     """Replaces each row's own neurons."""
     import torch
 
@@ -155,15 +160,20 @@ def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, lay
     after = site.whole - site.offset - site.width
     values = torch.nn.functional.pad(values, (site.offset, after))
 
-    def replace(x: torch.Tensor) -> torch.Tensor:
+    def replace(x: torch.Tensor, routed: Routed | None) -> torch.Tensor:
         nonlocal masked, values
         _check_width(site, x)
+        masked, values = masked.to(x.device), values.to(x.device)
+        if routed is not None and routed.total % len(rows) == 0:
+            return x.masked_fill(masked[routed.rows(len(rows))], 0)
+        if x.ndim == 2 and site.component == "language" and len(x) % len(rows) == 0:
+            # The tokens of all rows one after the other.
+            return torch.where(masked.repeat_interleave(len(x) // len(rows), 0), _by_token(values, x, layout), x)
         if x.ndim < 2 or x.shape[0] != len(rows):
             raise NeuronSetError(
                 f"per-sample masks at {site.path}: {len(rows)} sets for an activation of shape {tuple(x.shape)}; "
                 "expected one set for each row of the batch"
             )
-        masked, values = masked.to(x.device), values.to(x.device)
         where = masked.view(len(rows), *[1] * (x.ndim - 2), site.whole)
         return torch.where(where, _by_token(values, x, layout), x)
 
@@ -173,9 +183,3 @@ def _per_row(site: Site, rows: Sequence[NeuronSet], fill: np.ndarray | None, lay
 def _check_width(site: Site, x: torch.Tensor) -> None:
     if x.shape[-1] != site.whole:
         raise NeuronSetError(f"{site.key} should have {site.whole} neurons; its module gives {x.shape[-1]}")
-
-
-def _register(module: Any, site: Site, replace: Any) -> Any:
-    if site.reads_input:
-        return module.register_forward_pre_hook(lambda _, args: (replace(args[0]), *args[1:]))
-    return module.register_forward_hook(lambda _, args, output: replace(output))

@@ -26,13 +26,11 @@ class Neuron:
     index: int
 
     def __str__(self) -> str:
-        return f"{self.site.component} layer {self.site.layer} {self.site.role}[{self.index}]"
+        expert = "" if self.site.expert is None else f" expert {self.site.expert}"
+        return f"{self.site.component} layer {self.site.layer}{expert} {self.site.role}[{self.index}]"
 
     def as_dict(self) -> dict[str, Any]:
-        site = self.site
-        return {
-            "path": site.path, "component": site.component, "role": site.role, "layer": site.layer, "index": self.index,
-        }  # fmt: skip
+        return {**self.site.place, "index": self.index}
 
 
 class NeuronSet:
@@ -129,13 +127,7 @@ class NeuronSet:
 
     # -- as a file ---------------------------------------------------------------------------------------------------
     def to_json(self) -> str:
-        sites = [
-            {
-                "path": s.path, "component": s.component, "role": s.role, "layer": s.layer, "width": s.width,
-                "indices": i.tolist(),
-            }
-            for s, i in self._arrays.items()
-        ]  # fmt: skip
+        sites = [{**s.place, "width": s.width, "indices": i.tolist()} for s, i in self._arrays.items()]
         head = {"format": FORMAT, "model": self.model, "revision": self.revision, "count": len(self), "sites": sites}
         return json.dumps(head, indent=1) + "\n"
 
@@ -159,11 +151,14 @@ class NeuronSet:
         arrays: dict[Site, np.ndarray] = {}
         try:
             for entry in data["sites"]:
-                site = Site(entry["path"], entry["component"], entry["role"], int(entry["layer"]), int(entry["width"]))
+                expert = None if entry.get("expert") is None else int(entry["expert"])
+                site = Site(
+                    entry["path"], entry["component"], entry["role"], int(entry["layer"]), int(entry["width"]), expert=expert
+                )
                 if site.component not in COMPONENTS or site.role not in ROLES:
                     raise ValueError(f"component {site.component!r}, role {site.role!r}")
                 arrays[site] = np.asarray(entry["indices"], dtype=np.int64)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise NeuronSetError(f"{path}: damaged entry in 'sites': {error}") from None
         return cls.from_arrays(arrays, data.get("model"), data.get("revision"))
 
@@ -175,11 +170,11 @@ class NeuronSet:
         """
         fitted: dict[Site, np.ndarray] = {}
         for site, indices in self._arrays.items():
-            own = sites.get(site.path, site.role)
+            own = sites.get(site.key)
             if own is None:
-                known = sorted({s.path for s in sites if s.role == site.role})
+                known = sorted({s.place_name for s in sites if s.role == site.role})
                 some = f"; for example {known[0]}" if known else ""
-                raise NeuronSetError(f"the model has no {site.role} site at {site.path!r} ({len(known)} others{some})")
+                raise NeuronSetError(f"the model has no {site.role} site at {site.place_name!r} ({len(known)} others{some})")
             if own.width != site.width:
                 raise NeuronSetError(f"{site.key} has {own.width} neurons in this model; the set expects {site.width}")
             fitted[own] = indices

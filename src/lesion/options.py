@@ -12,7 +12,7 @@ from lesion.errors import OptionError, RunError
 from lesion.scorers import ScoreOptions, get_scorer, rankers
 
 DEFAULT_PROMPT = "Describe this image in detail."
-EASING = ("device", "batch_size")
+EASING = ("device", "device_map", "batch_size")
 """Options that change how long a study takes, and not what it finds."""
 
 
@@ -45,6 +45,8 @@ class StudyOptions(BaseModel):
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device_map: str | None = Field(None, description="spread over GPUs, CPU and disk: auto, balanced or sequential")
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the weights, with bitsandbytes")
     batch_size: int = Field(16, ge=1, description="images at a time")
 
     @classmethod

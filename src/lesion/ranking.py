@@ -71,12 +71,13 @@ class Ranking:
         consistency = [self.importance.consistency(s) for s in self.sites]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        head = ["rank", "path", "component", "role", "layer", "index", self.importance.scorer, "consistency", *columns]
-        table.writerow(head)
+        mixed = any(s.expert is not None for s in self.sites)
+        place = ["path", "component", "role", "layer", *(["expert"] if mixed else [])]
+        table.writerow(["rank", *place, "index", self.importance.scorer, "consistency", *columns])
         for rank, (owner, index, score) in enumerate(zip(self._owner, self._index, self.scores, strict=True), start=1):
             site: Site = self.sites[int(owner)]
             table.writerow(
-                [rank, site.path, site.component, site.role, site.layer, int(index), f"{score:.9g}"]
+                [rank, *(site.place.get(name) for name in place), int(index), f"{score:.9g}"]
                 + [f"{consistency[owner][index]:.4g}"]
                 + [f"{values[owner][index]:.9g}" for values in columns.values()]
             )

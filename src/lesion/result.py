@@ -20,6 +20,7 @@ class NeuronEntry(BaseModel):
     role: str
     layer: int
     index: int
+    expert: int | None = None
 
 
 class _Measured(BaseModel):

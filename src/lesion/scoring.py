@@ -14,8 +14,7 @@ import numpy as np
 
 from lesion.errors import DataError, ModelError
 from lesion.importance import Importance
-from lesion.models.feedforward import columns
-from lesion.models.placement import fetch
+from lesion.models import experts, feedforward
 from lesion.scorers import SCORERS, Pass, ScoreOptions, get_scorer
 from lesion.sites import Site, Sites
 from lesion.watching import frozen, read, watch
@@ -61,7 +60,7 @@ def out_norms(model: nn.Module, site: Site) -> torch.Tensor:
     if site.writes_through is None:
         return torch.ones(site.width)
     module = model.get_submodule(site.writes_through)
-    return columns(module, fetch(module, "weight")).detach().float().norm(dim=0)
+    return feedforward.column_norms(module) if site.expert is None else experts.column_norms(module, site.expert)
 
 
 def score(
@@ -208,13 +207,19 @@ class _Sums:
         for (name, _, _), members in groups.items():
             device = rows[name, members[0].key].device
             values = torch.cat([rows[name, s.key].to(device) for s in members], dim=1)[usable.to(device)]
-            count = max(1, math.ceil(self.options.top * values.shape[1]))
+            # Experts without a token are not among the members, and count as 0.
+            count = min(values.shape[1], max(1, math.ceil(self.options.top * self._size(members[0]))))
             hits = torch.zeros(values.shape[1], dtype=torch.long, device=device)
             hits.index_add_(0, values.topk(count, dim=1).indices.flatten(), torch.ones((), device=device).long().expand(
                 len(values) * count))  # fmt: skip
             for site, part in zip(members, hits.split([s.width for s in members]), strict=True):
                 key = name, site.key
                 self._hits[key] = self._hits[key] + part if key in self._hits else part
+
+    def _size(self, member: Site) -> int:
+        """Number of reachable neurons of a site's component and role."""
+        kind = member.component, member.role
+        return sum(s.width for s in self.sites if s.reachable and (s.component, s.role) == kind)
 
     def importances(self) -> dict[str, Importance]:
         found = {}

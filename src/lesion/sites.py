@@ -12,7 +12,8 @@ role       neuron                                                        read an
 =========  ============================================================  =======================
 
 An ungated network ``fc2(act(fc1(x)))`` has ``hidden`` (input of ``fc2``) and ``down`` (output of ``fc2``). Where one module
-holds gate and up, each is a part of its output (``offset``).
+holds gate and up, each is a part of its output (``offset``). In a mixture of experts every expert has sites of its own
+(``expert``), whose values are those of the tokens that it was given.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Site:
         offset: Where in the module's tensor the neurons start; not 0 only where one module holds gate and up.
         of: Width of the module's whole tensor; None where it is ``width``.
         out: Path of the out-projection that a ``gate`` or ``up`` neuron writes through.
+        expert: 0-based expert whose neurons these are; None where the network is not one of several.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Site:
     offset: int = field(default=0, compare=False)
     of: int | None = field(default=None, compare=False)
     out: str | None = field(default=None, compare=False)
+    expert: int | None = None
 
     @property
     def whole(self) -> int:
@@ -65,13 +68,24 @@ class Site:
 
     @property
     def key(self) -> str:
-        """``path:role``; unique, since ``hidden`` and ``down`` hook the same module."""
-        return f"{self.path}:{self.role}"
+        """``path:role``, or ``path.expert:role``; unique, since ``hidden`` and ``down`` hook the same module."""
+        return f"{self.place_name}:{self.role}"
 
     @property
-    def order(self) -> tuple[int, int, int, str]:
-        """Sorts sites the same way everywhere: component, layer, role, path."""
-        return COMPONENTS.index(self.component), self.layer, ROLES.index(self.role), self.path
+    def place_name(self) -> str:
+        """The module's path, with the expert's number after it where there is one."""
+        return self.path if self.expert is None else f"{self.path}.{self.expert}"
+
+    @property
+    def order(self) -> tuple[int, int, int, str, int]:
+        """Sorts sites the same way everywhere: component, layer, role, path, expert."""
+        return COMPONENTS.index(self.component), self.layer, ROLES.index(self.role), self.path, self.expert or 0
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it is, for files: path, component, role, layer, and the expert where there is one."""
+        about = {"path": self.path, "component": self.component, "role": self.role, "layer": self.layer}
+        return about if self.expert is None else {**about, "expert": self.expert}
 
     @property
     def writes_through(self) -> str | None:
@@ -108,8 +122,9 @@ class Sites(Sequence[Site]):
         """Number of neurons in all sites together."""
         return sum(site.width for site in self)
 
-    def get(self, path: str, role: str) -> Site | None:
-        return self._by_key.get(f"{path}:{role}")
+    def get(self, key: str) -> Site | None:
+        """The site of a :attr:`Site.key`."""
+        return self._by_key.get(key)
 
     def select(self, component: str = ALL, role: str = ALL, reachable_only: bool = False) -> Sites:
         """The sites of a component and a role; ``"all"`` for any.

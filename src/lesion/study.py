@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lesion import rundir
-from lesion.bench import Bench, Measurement, load_clip, load_model, mean_scorers, self_check
+from lesion.bench import Bench, Measurement, as_read, load_clip, load_model, mean_scorers, self_check
 from lesion.collapse import Collapse, find
 from lesion.curve import Curve, Point
 from lesion.data import Sample, load_samples, split
 from lesion.errors import OptionError
+from lesion.evaluation import usable_masks
 from lesion.importance import Importance
 from lesion.manifest import manifest
 from lesion.minimal import Minimal
@@ -79,8 +80,10 @@ class Study:
         samples = load_samples(
             self.options.data, self.options.samples, self.options.seed, self.options.strict, self._note, self.options.category
         )
-        ranked, measured = self._split(samples)
+        self._check_split(samples)
         vlm = self._vlm or load_model(self.options, self._progress)
+        samples = as_read(vlm, samples, self.options.data)
+        ranked, measured = split(samples, self.options.split)
         sites = vlm.sites.select(self.options.component, self.options.role, reachable_only=True)
         if not len(sites):
             raise OptionError(
@@ -88,7 +91,10 @@ class Study:
             )
         if self.options.max_k is not None and self.options.max_k > sites.neurons:
             raise OptionError(f"max_k is {self.options.max_k}; there are {sites.neurons} neurons of this component and role")
-        clip = load_clip(self.options, self._progress, self._note)
+        usable = usable_masks(vlm, sites)
+        if self.options.mask not in usable:
+            raise OptionError(f"mask {self.options.mask!r} is not for these sites of this model; usable: {', '.join(usable)}")
+        clip = load_clip(self.options, samples, self._progress, self._note)
         self_check(vlm, samples[0], self.options, self._note)
         with RunDirectory.open(self.out, self.options) as run:
             bench = Bench(self.options, vlm, samples, clip, run, self._progress, self._notes)
@@ -102,11 +108,11 @@ class Study:
         self._notes.append(line)
         self._progress.warn(line)
 
-    def _split(self, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Samples to rank on and samples to measure on."""
+    def _check_split(self, samples: list[Sample]) -> None:
+        """Before anything is loaded: whether there are samples to rank on and samples to measure on."""
+        split(samples, self.options.split)
         if self.options.split == "same":
             self._note("neurons are ranked and measured on the same samples, so k* is fitted to them")
-        return split(samples, self.options.split)
 
 
 class _Stages:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from lesion.errors import ModelError
+from lesion.hooks import Act, attached
+from lesion.models.experts import Routed
 from lesion.sites import Site
 
 if TYPE_CHECKING:
@@ -43,20 +44,17 @@ def watch(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, torch.Te
         ModelError: The model has no module of a site's name.
     """
 
-    def tap(site: Site, x: torch.Tensor) -> torch.Tensor:
-        if not x.requires_grad:
-            x = x.detach().requires_grad_(True)
-        kept = _own(site, x.detach())
-        x.register_hook(lambda gradient: see(site, kept, _own(site, gradient.detach())))
-        return x
+    def tap(site: Site) -> Act:
+        def on(x: torch.Tensor, routed: Routed | None) -> torch.Tensor:
+            if not x.requires_grad:
+                x = x.detach().requires_grad_(True)
+            kept = _own(site, x.detach(), routed)
+            x.register_hook(lambda gradient: see(site, kept(), _own(site, gradient.detach(), routed)()))
+            return x
 
-    def on_input(site: Site) -> Any:
-        return lambda _, args: (tap(site, args[0]), *args[1:])
+        return on
 
-    def on_output(site: Site) -> Any:
-        return lambda _, args, output: tap(site, output)
-
-    with _hooks(model, sites, on_input, on_output):
+    with attached(model, [(site, tap(site)) for site in sites]):
         yield
 
 
@@ -68,30 +66,15 @@ def read(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, torch.Ten
         ModelError: The model has no module of a site's name.
     """
 
-    def on_input(site: Site) -> Any:
-        return lambda _, args: see(site, _own(site, args[0]))
+    def look(site: Site) -> Act:
+        return lambda x, routed: see(site, _own(site, x, routed)())
 
-    def on_output(site: Site) -> Any:
-        return lambda _, args, output: see(site, _own(site, output))
-
-    with _hooks(model, sites, on_input, on_output):
+    with attached(model, [(site, look(site)) for site in sites]):
         yield
 
 
-def _own(site: Site, x: torch.Tensor) -> torch.Tensor:
-    """The site's part of its module's tensor."""
-    return x if site.of is None else x[..., site.offset : site.offset + site.width]
-
-
-@contextmanager
-def _hooks(model: nn.Module, sites: Iterable[Site], on_input: Any, on_output: Any) -> Iterator[None]:
-    """A hook on each site's module, before or after it; removed on every path."""
-    modules: dict[str, Any] = dict(model.named_modules())
-    with ExitStack() as hooks:
-        for site in sites:
-            if site.path not in modules:
-                raise ModelError(f"the model has no module {site.path!r}")
-            module = modules[site.path]
-            register = module.register_forward_pre_hook if site.reads_input else module.register_forward_hook
-            hooks.callback(register(on_input(site) if site.reads_input else on_output(site)).remove)
-        yield
+def _own(site: Site, x: torch.Tensor, routed: Routed | None) -> Callable[[], torch.Tensor]:
+    """The site's part of its module's tensor: one value a token and neuron, 0 for tokens that an expert was not given."""
+    part = x if site.of is None else x[..., site.offset : site.offset + site.width]
+    # An expert's tokens are spread only when they are asked for: it was given few of them, and they are kept meanwhile.
+    return lambda: part if routed is None else routed.spread(part)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lesion.errors import ModelError
-from lesion.models import feedforward
+from lesion.models import experts, feedforward
 from lesion.models.structure import Structure
 from lesion.sites import Role, Site, Sites
 
@@ -32,10 +32,14 @@ def discover(model: nn.Module, structure: Structure | None = None) -> Sites:
     modules: dict[str, Any] = dict(model.named_modules())
     sites: list[Site] = []
 
-    def add(path: str, role: Role, width: int, out: str | None = None, offset: int = 0, of: int | None = None) -> None:
+    def add(
+        path: str, role: Role, width: int, out: str | None = None, offset: int = 0, of: int | None = None,
+        expert: int | None = None,
+    ) -> None:
         component = structure.component_of(path)
         if component is not None:
-            sites.append(Site(path, component, role, _layer(path), width, structure.reachable(path), offset, of, out))
+            reachable = structure.reachable(path)
+            sites.append(Site(path, component, role, _layer(path), width, reachable, offset, of, out, expert))
 
     networks = list(feedforward.networks(modules))
     for found in networks:
@@ -47,6 +51,11 @@ def discover(model: nn.Module, structure: Structure | None = None) -> Sites:
             add(found.path(names.up), role, hidden, out, i * hidden, 2 * hidden)
         add(out, "hidden", hidden)
         add(out, "down", found.width)
+    for path, mixture in experts.mixtures(modules):
+        for expert in range(mixture.experts):
+            for role in ("gate", "up", "hidden") if mixture.gated else ("hidden",):
+                add(path, role, mixture.hidden, path, expert=expert)
+            add(path, "down", mixture.width, expert=expert)
     for path, width in structure.projections(modules, {found.path(n) for found in networks for n in found.names.all}):
         add(path, "down", width)
     parts = {path: module for path, module in modules.items() if structure.component_of(path) is not None}

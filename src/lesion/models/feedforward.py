@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesion.errors import ModelError
+from lesion.models.placement import fetch
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,10 @@ NAMES = (
     Names("2", "0"),  # Qwen's merger, a Sequential with the activation function in its midst
     Names("3", "1"),  # InternVL's projector, which starts with a norm
 )
+
+
+_AT_A_TIME = 512
+"""Inputs of a quantised layer that are asked for together."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,27 @@ def _fit(modules: Mapping[str, Any], parent: str, names: Names) -> FeedForward |
     return FeedForward(parent, names, out[0], out[1])
 
 
-def columns(module: Any, weight: torch.Tensor) -> torch.Tensor:
-    """A linear layer's weight as ``[fan-out, fan-in]``: a column is what one input writes. A view, not a copy."""
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+def column_norms(module: Any) -> torch.Tensor:
+    """How much a linear layer of any make writes for a unit of each of its inputs, float32 ``[fan-in]``.
+
+    A quantised layer keeps its weight in a form of its own, so it is asked: its output for each input by itself.
+    """
+    import torch
+
+    known = fans(module)
+    weight = fetch(module, "weight")
+    if type(module).__name__ == "Conv1D":
+        weight = weight.T
+    if weight.is_floating_point() and known is not None and tuple(weight.shape) == known[::-1]:
+        return weight.detach().float().norm(dim=0)
+    fan_in = (known or (0, 0))[0]
+    norms = []
+    with torch.no_grad():
+        bias = getattr(module, "bias", None)
+        for rows in torch.eye(fan_in, device=weight.device).split(_AT_A_TIME):
+            written = module(rows).float()
+            norms.append((written if bias is None else written - bias.float()).norm(dim=1))
+    return torch.cat(norms)
 
 
 def linear_layers(modules: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

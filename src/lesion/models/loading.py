@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lesion.models.vlm import VisionLanguageModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+QUANTIZATIONS = ("none", "8bit", "4bit")
 
 
 def resolve(name: str) -> str:
@@ -68,41 +70,105 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load(name: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> VisionLanguageModel:
-    """Loads a vision-language model with its processor, ready to be studied: frozen, in evaluation mode.
+def load(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str = "none",
+) -> VisionLanguageModel:
+    """Loads a model with its processor (or its tokenizer, if it reads text alone), ready to be studied.
 
     Args:
         name: An embedded name, a local folder or a hub id, which may end in ``@revision``.
         dtype: ``auto`` is the checkpoint's own on a GPU and float32 on a CPU.
         device: As torch names it; ``auto`` is a GPU where there is one.
         trust_remote_code: Run the repository's own code. Off unless asked for.
+        device_map: As accelerate takes it: ``auto`` spreads the model over the GPUs, then the CPU's memory, then the disk.
+        quantization: ``8bit`` or ``4bit`` with bitsandbytes; ``none`` as the checkpoint is.
 
     Raises:
         ModelError: No such model, a make of feed-forward network that is not known, weights or processor that cannot be loaded.
-        OptionError: An unknown dtype or device.
+        OptionError: An unknown dtype, device, device map or quantization, or a device beside a device map.
     """
-    if dtype not in DTYPES:
-        raise OptionError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
-    base, revision = split_revision(name)
-    source = resolve(base)
-
-    import torch
-    from transformers import AutoProcessor
-
     from lesion.models.vlm import VisionLanguageModel
 
-    place = pick_device(device)
-    wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **_at(revision)}
-    make = _auto_class(_config(name, source, options))
-    if make.__name__ == "AutoModelForCausalLM":
-        raise ModelError(f"{name} reads text alone, and studies need images so far; `lesion sites` works on it")
-    processor = _attempt(name, "processor", lambda: AutoProcessor.from_pretrained(source, **options))
-    if not hasattr(processor, "image_processor"):
-        # transformers falls back on the tokenizer where a part of the processor cannot be made.
-        raise ModelError(f"the processor of {name!r} has no image processor; is preprocessor_config.json there?")
-    model = _attempt(name, "weights", lambda: make.from_pretrained(source, dtype=wanted, **options))
-    return VisionLanguageModel(model.to(place), processor, name)
+    found = _Source(name, trust_remote_code)
+    # The processor is small: what is wrong with it is said before the weights are read.
+    processor = found.processor()
+    return VisionLanguageModel(found.model(dtype, device, device_map, quantization), processor, name)
+
+
+def load_weights(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str = "none",
+) -> Any:
+    """Loads a model without its processor; arguments and errors as for :func:`load`."""
+    return _Source(name, trust_remote_code).model(dtype, device, device_map, quantization)
+
+
+class ProcessorError(ModelError):
+    """The model is there, and what turns images and text into its inputs cannot be loaded."""
+
+
+class _Source:
+    """A model that has a name, of which nothing but the configuration has been read."""
+
+    def __init__(self, name: str, trust_remote_code: bool) -> None:
+        base, revision = split_revision(name)
+        self.name, self.path = name, resolve(base)
+        self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **_at(revision)}
+        self.make = _auto_class(_config(name, self.path, self.options))
+        self.text_only: bool = self.make.__name__ == "AutoModelForCausalLM"
+
+    def processor(self) -> Any:
+        from transformers import AutoProcessor, AutoTokenizer
+
+        part, make = ("tokenizer", AutoTokenizer) if self.text_only else ("processor", AutoProcessor)
+        try:
+            found = _attempt(self.name, part, lambda: make.from_pretrained(self.path, **self.options))
+        except ModelError as error:
+            raise ProcessorError(str(error)) from None
+        if not self.text_only and not hasattr(found, "image_processor"):
+            # transformers falls back on the tokenizer where a part of the processor cannot be made.
+            raise ProcessorError(f"the processor of {self.name!r} has no image processor; is preprocessor_config.json there?")
+        return found
+
+    def model(self, dtype: str, device: str, device_map: str | dict[str, Any] | None, quantization: str) -> Any:
+        import torch
+
+        if dtype not in DTYPES:
+            raise OptionError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
+        if device_map is not None and device != "auto":
+            raise OptionError(f"device is {device!r} and device map {device_map!r}; give one of them")
+        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+            raise OptionError(f"device map {device_map!r} is unknown; expected one of {', '.join(DEVICE_MAPS)}")
+        place = pick_device(device)
+        wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
+        placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+        if quantization != "none":
+            placed = {"device_map": device_map or {"": place}, "quantization_config": _quantised(quantization)}
+        model = _attempt(
+            self.name, "weights", lambda: self.make.from_pretrained(self.path, dtype=wanted, **placed, **self.options)
+        )
+        return model if placed else model.to(place)
+
+
+def _quantised(quantization: str) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if quantization not in QUANTIZATIONS:
+        raise OptionError(f"quantization {quantization!r} is unknown; expected one of {', '.join(QUANTIZATIONS)}")
+    if find_spec("bitsandbytes") is None:
+        raise OptionError(f"quantization {quantization!r} needs bitsandbytes; pip install bitsandbytes")
+    return BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
 
 
 def load_structure(name: str, trust_remote_code: bool = False) -> Sites:
@@ -111,15 +177,12 @@ def load_structure(name: str, trust_remote_code: bool = False) -> Sites:
     Raises:
         ModelError: No such model, or one whose feed-forward networks are of a make that is not known.
     """
-    base, revision = split_revision(name)
-    source = resolve(base)
-
     import torch
 
-    config = _config(name, source, {"trust_remote_code": trust_remote_code, **_at(revision)})
-    make = _auto_class(config)
+    source = _Source(name, trust_remote_code)
+    config = _config(name, source.path, source.options)
     with torch.device("meta"):
-        model = _attempt(name, "structure", lambda: make.from_config(config, trust_remote_code=trust_remote_code))
+        model = _attempt(name, "structure", lambda: source.make.from_config(config, trust_remote_code=trust_remote_code))
     return discover(model)
 
 

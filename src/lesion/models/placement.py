@@ -44,7 +44,9 @@ def fetch(module: nn.Module, name: str) -> torch.Tensor:
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every entry of the state dict by ascending name, one fetched at a time."""
-    modules = dict(model.named_modules())
-    for name in sorted(model.state_dict()):
+    modules, state = dict(model.named_modules()), model.state_dict()
+    for name in sorted(state):
         path, _, attribute = name.rpartition(".")
-        yield name, fetch(modules[path], attribute)
+        if not hasattr(state[name], "device"):
+            continue  # a quantised layer's note to itself
+        yield name, fetch(modules[path], attribute) if state[name].device.type == "meta" else state[name]

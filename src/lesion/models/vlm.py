@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lesion.models import experts
 from lesion.models.batch import Batch, token_classes
 from lesion.models.discovery import discover
 from lesion.models.engines import EmbedsEngine, Engine, WholeEngine
@@ -41,6 +42,7 @@ class VisionLanguageModel:
         self.processor, self.name = processor, name
         self.structure = Structure.of(model)
         self.sites: Sites = discover(model, self.structure)
+        experts.adopt(model)  # masked or not, experts are computed by the same function, and round alike
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
         self.eos = _as_list(model.generation_config.eos_token_id) or _as_list(self.tokenizer.eos_token_id)
         self.pad: int = next(
@@ -89,17 +91,30 @@ class VisionLanguageModel:
         Args:
             sample: Its own prompt goes before the other.
             prompt: What it is asked otherwise.
+
+        Raises:
+            DataError: The model reads images, and the sample has none.
         """
-        prompt = sample.prompt or prompt
-        text = prompt
-        if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
-            text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        pictures = {} if self.structure.vision is None else {"images": [sample.image]}
-        inputs = self.processor(text=[text], return_tensors="pt", **pictures)
+        asked = sample.prompt or prompt
+        inputs = self._text_inputs(asked) if self.structure.vision is None else self._image_inputs(sample, asked)
         kept = {k: v for k, v in inputs.items() if k != "labels"}  # PaliGemma's processor makes some of its own
         floats = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in kept.items()}
         return Prompt(sample.id, {k: v.to(self.device) for k, v in floats.items()})
+
+    def _image_inputs(self, sample: Sample, asked: str) -> Any:
+        text = asked
+        if getattr(self.processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": asked}]
+            text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return self.processor(text=[text], images=[sample.picture], return_tensors="pt")
+
+    def _text_inputs(self, asked: str) -> Any:
+        if not self.tokenizer.chat_template:
+            return self.tokenizer([asked], return_tensors="pt")
+        turns = [{"role": "user", "content": asked}]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        # The template writes the special tokens itself.
+        return self.tokenizer([text], add_special_tokens=False, return_tensors="pt")
 
     def token_classes(self, prompt: Prompt) -> torch.Tensor:
         """The class of each token of a prompt (see :data:`lesion.masking.CLASSES`), int64 ``[tokens]``."""

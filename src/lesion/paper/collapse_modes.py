@@ -70,7 +70,10 @@ class CollapseModes(Part):
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.25 * rows, 2.6])[:, 0]
         axes = above.subplots(rows, 1 + len(self.shown), squeeze=False, width_ratios=[0.5, *[1.0] * len(self.shown)])
         for line, sample in zip(axes, self.samples, strict=True):
-            line[0].imshow(sample.image)
+            if sample.image is None:
+                line[0].text(0, 1, textwrap.fill(textwrap.shorten(sample.prompt or "", 90), 17), va="top", fontsize=6.5)
+            else:
+                line[0].imshow(sample.image)
             for place in line:
                 place.set_axis_off()
             for place, k in zip(line[1:], self.shown, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesion.curve import Point
+from lesion.evaluation import usable_masks
 from lesion.masking import VALUES
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
@@ -57,6 +58,9 @@ class Masks(Part):
             for value, cell in self.cells.items()
         ]  # fmt: skip
         lines.append(f"k* with each value, on its own curve: {', '.join(stars)}.")
+        left_out = [value for value in VALUES if value not in self.cells]
+        if left_out:
+            lines.append(f"Not for this model: {', '.join(left_out)}; see docs/limitations.md.")
         return lines
 
     def table(self) -> Rows:
@@ -79,7 +83,7 @@ class Masks(Part):
         place = axes[0, 0]
         longest = max(self.cells.values(), key=lambda cell: cell.curve.ks[-1])
         k_axis(place, longest.curve, longest.collapse)
-        for (value, cell), colour, marker in zip(self.cells.items(), (ORANGE, BLUE, GREEN), "os^", strict=True):
+        for (value, cell), colour, marker in zip(self.cells.items(), (ORANGE, BLUE, GREEN), "os^", strict=False):
             decades = np.array([number(p.metrics["nll_reference"]) for p in cell.curve]) / np.log(10)
             place.plot(cell.curve.ks, decades, f"{marker}-", color=colour, markersize=4, label=value)
         place.set_ylabel("log10 perplexity of the intact answers")
@@ -95,7 +99,9 @@ def masks(subject: Subject) -> Masks:
         subject: The model; the critical sets are those of zero.
     """
     replaced, role = [], subject.plan.role
-    by_value = {value: subject.measuring(mask=value) for value in VALUES}
+    vlm = subject.bench.vlm
+    usable = usable_masks(vlm, vlm.sites.select("language"))
+    by_value = {value: subject.measuring(mask=value) for value in usable}
     for other in subject.roles("language"):
         critical = subject.place("language", other).critical
         if len(critical):

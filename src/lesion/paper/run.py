@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion import zoo
-from lesion.bench import Bench, load_clip, load_model, self_check
+from lesion.bench import Bench, as_read, load_clip, load_model, self_check
 from lesion.data import load_categories, load_samples, split
 from lesion.errors import OptionError
 from lesion.manifest import manifest
@@ -176,9 +176,11 @@ def _subject(
 
     images, by_category = _images(study, plan, note)
     vlm = load_model(study, progress) if isinstance(model, str) else model
+    images = _as_read(vlm, images, study.data)
+    by_category = {name: _as_read(vlm, pair, study.data) for name, pair in by_category.items()}
     _check_role(vlm.sites, plan, study.model)
     truth = truth_of(vlm, plan.expect)
-    clip = load_clip(study, progress, note)
+    clip = load_clip(study, images[0], progress, note)
     self_check(vlm, images[0][0], study, note)
     samples = {s.id: s for half in (*images, *(h for pair in by_category.values() for h in pair)) for s in half}
     with RunDirectory.open(folder, study) as run:
@@ -196,6 +198,10 @@ def _subject(
 def _check_role(sites: Sites, plan: Plan, model: str) -> None:
     if plan.role not in {s.role for s in sites.select("language") if s.reachable}:
         raise OptionError(f"role {plan.role!r} is not in the language model of {model}")
+
+
+def _as_read(vlm: VisionLanguageModel, pair: Halves, data: str) -> Halves:
+    return as_read(vlm, pair[0], data), as_read(vlm, pair[1], data)
 
 
 def _images(study: StudyOptions, plan: Plan, note: Callable[[str], None]) -> tuple[Halves, dict[str, Halves]]:
