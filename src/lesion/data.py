@@ -6,10 +6,9 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lesion.errors import DataError
 from lesion.sources import Entry, entries
@@ -23,9 +22,9 @@ class Sample:
     """One image.
 
     Attributes:
-        id: Unique within the data: the path below the folder, or ``scene-SEED``.
+        id: Unique within the data: the path below the folder, ``SPLIT/ROW``, or ``scene-SEED``.
         image: RGB.
-        category: The subfolder, or the scene's first object; None where there is none.
+        category: The subfolder, what the data says, or the scene's first object; None where there is none.
         reference: A true caption, where the data has one.
         prompt: What is asked of this image; None for the study's prompt.
     """
@@ -157,7 +156,7 @@ def _choose(
     for entry in order:
         if len(samples) == count:
             break
-        image = _read(entry.path, strict, warn)
+        image = _read(entry, strict, warn)
         if image is not None:
             samples.append(Sample(entry.id, image, entry.category, entry.reference, entry.prompt))
     if not samples:
@@ -167,12 +166,14 @@ def _choose(
     return samples
 
 
-def _read(path: Path, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
+def _read(entry: Entry, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
     try:
-        with Image.open(path) as image:
+        with Image.open(entry.open()) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"{path} cannot be read as an image ({error})"
+        # Pillow's own words would name a buffer in memory where the image has no file.
+        why = "no kind of image that is known" if isinstance(error, UnidentifiedImageError) else error
+        reason = f"{entry.where} cannot be read as an image ({why})"
     if strict:
         raise DataError(f"{reason}; remove it, or leave out --strict to skip it")
     warn(f"{reason}; skipped")

@@ -1,79 +1,21 @@
-"""Where images come from: what ``--data`` names, as a list of :class:`Entry` that nothing has been read of yet.
-
-==================================================  ============================================================
-``DIR``                                             a folder of images; a subfolder is a category. ``metadata.jsonl`` or
-                                                    ``captions.txt`` in it give references (and categories)
-``FILE.jsonl``                                      a line an image: ``{"image": ..., "prompt": ..., "answer": ...,
-                                                    "category": ...}``, all but the image optional
-``coco:DIR:instances.json[:captions.json]``         COCO's own files; an image's category is its largest object's
-==================================================  ============================================================
-"""
+"""Images that are files of their own: in a folder, named by lines of JSON, or by COCO's annotations."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lesion.errors import DataError
+from lesion.sources.entry import CATEGORY, PROMPT, REFERENCE, SUFFIXES, Entry, first
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 COCO = "coco:"
 METADATA, CAPTIONS = "metadata.jsonl", "captions.txt"
-_REFERENCE, _CATEGORY = ("answer", "text", "caption"), ("category", "label")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An image that can be read, and what is said of it.
-
-    Attributes:
-        id: Unique within the data.
-        path: The image's file.
-        category: None where there is none.
-        reference: A true caption or answer.
-        prompt: What is asked of this image instead of the study's prompt.
-        inside: Every category that the image has something of, for choosing by category.
-    """
-
-    id: str
-    path: Path
-    category: str | None = None
-    reference: str | None = None
-    prompt: str | None = None
-    inside: frozenset[str] = frozenset()
-
-
-def entries(source: str, category: str | None = None) -> list[Entry]:
-    """Everything that a source has, in an order that does not depend on the machine.
-
-    Args:
-        source: See the module.
-        category: Only images of this category; in COCO, those with an object of it.
-
-    Raises:
-        DataError: No such folder or file, no image in it, a line that is not what it should be, or no image of the category.
-    """
-    if source.startswith(COCO):
-        found = _coco(source)
-    elif source.endswith(".jsonl"):
-        found = _jsonl(Path(source))
-    else:
-        found = _folder(Path(source))
-    if category is None:
-        return found
-    chosen = [replace(e, category=category) for e in found if category in (e.inside or {e.category})]
-    if not chosen:
-        names = sorted({name for e in found for name in (e.inside or {e.category}) if name})
-        raise DataError(f"{source} has no image of category {category!r}; it has {', '.join(names[:20]) or 'no categories'}")
-    return chosen
-
-
-def _folder(folder: Path) -> list[Entry]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected a folder of images (a subfolder is a category)")
+def images(folder: Path) -> list[Entry]:
+    """A folder of images, with its subfolders."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise DataError(f"{folder} has no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
@@ -83,8 +25,8 @@ def _folder(folder: Path) -> list[Entry]:
         inside = path.relative_to(folder)
         name = inside.as_posix()
         about = said.get(name, {})
-        category = _first(about, _CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
-        made.append(Entry(name, path, category, _first(about, _REFERENCE), about.get("prompt")))
+        category = first(about, CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
+        made.append(Entry(name, path, category, first(about, REFERENCE), first(about, PROMPT)))
     return made
 
 
@@ -111,21 +53,23 @@ def _captions(file: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _jsonl(file: Path) -> list[Entry]:
+def jsonl(file: Path) -> list[Entry]:
+    """A line an image."""
     made = []
     for number, row in _lines(file, "image"):
         path = Path(str(row["image"]))
         name = path.name if path.is_absolute() else path.as_posix()
         made.append(Entry(
-            f"{number}:{name}", path if path.is_absolute() else file.parent / path, _first(row, _CATEGORY),
-            _first(row, _REFERENCE), row.get("prompt"),
+            f"{number}:{name}", path if path.is_absolute() else file.parent / path, first(row, CATEGORY),
+            first(row, REFERENCE), first(row, PROMPT),
         ))  # fmt: skip
     if not made:
         raise DataError(f"{file} has no line; expected one JSON object an image, such as {{\"image\": \"a.png\"}}")
     return made
 
 
-def _coco(source: str) -> list[Entry]:
+def coco(source: str) -> list[Entry]:
+    """COCO's instances, with or without its captions."""
     parts = source.removeprefix(COCO).split(":")
     if len(parts) not in (2, 3):
         raise DataError(f"{source!r}: expected coco:IMAGES_DIR:instances.json[:captions.json]")
@@ -188,7 +132,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    return next((str(row[name]) for name in names if row.get(name) is not None), None)
