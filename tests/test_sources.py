@@ -166,7 +166,8 @@ def test_coco(tmp_path):
 def test_a_study_of_one_category(tmp_path):
     asked = {"samples": 2, "clip": "none", "max_new_tokens": 4, "max_k": 1, "controls": 0, "target": "reference"}
     found = Study(tiny_models.llava(), tmp_path / "run", data=coco(tmp_path), category="car", **asked).run()
-    assert {e.category for e in found.examples} <= {"car"} and found.samples == 2
+    about = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    assert found.samples == 2 and {*about["ranked_on"], *about["measured_on"]} == {"1.jpg", "2.jpg"}
     scenes = load_samples("scenes", 3, category="dog")
     assert {s.category for s in scenes} == {"dog"}
 

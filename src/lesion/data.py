@@ -1,4 +1,4 @@
-"""A :class:`Sample` is one image with what is known of it; samples come from a source or from the embedded scenes."""
+"""A :class:`Sample` is one image (or prompt) with what is known of it; from a source or from the embedded scenes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lesion.errors import DataError
 from lesion.sources import Entry, entries
@@ -20,12 +19,12 @@ SCENES = "scenes"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image.
+    """One image, or one prompt for a model that reads text alone.
 
     Attributes:
-        id: Unique within the data: the path below the folder, or ``scene-SEED``.
+        id: Unique within the data: the path below the folder, ``SPLIT/ROW``, ``line-N``, or ``scene-SEED``.
         image: RGB; None for a model that reads text alone.
-        category: The subfolder, or the scene's first object; None where there is none.
+        category: The subfolder, what the data says, or the scene's first object; None where there is none.
         reference: A true caption, where the data has one.
         prompt: What is asked of this image; None for the study's prompt.
     """
@@ -169,22 +168,25 @@ def _choose(
     for entry in order:
         if len(samples) == count:
             break
-        image = _read(entry.path, strict, warn)
-        if image is not None:
+        image = None if entry.image is None else _read(entry, strict, warn)
+        if image is not None or entry.image is None:
             samples.append(Sample(entry.id, image, entry.category, entry.reference, entry.prompt))
     if not samples:
         raise DataError(f"none of the {len(order)} images in {source} can be read")
     if len(samples) < count:
-        warn(f"{source} has {len(samples)} readable images; {count} were asked for, all are used")
+        kind = "prompts" if samples[0].image is None else "readable images"
+        warn(f"{source} has {len(samples)} {kind}; {count} were asked for, all are used")
     return samples
 
 
-def _read(path: Path, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
+def _read(entry: Entry, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
     try:
-        with Image.open(path) as image:
+        with Image.open(entry.open()) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"{path} cannot be read as an image ({error})"
+        # Pillow's own words would name a buffer in memory where the image has no file.
+        why = "no kind of image that is known" if isinstance(error, UnidentifiedImageError) else error
+        reason = f"{entry.where} cannot be read as an image ({why})"
     if strict:
         raise DataError(f"{reason}; remove it, or leave out --strict to skip it")
     warn(f"{reason}; skipped")

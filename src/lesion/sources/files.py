@@ -1,79 +1,21 @@
-"""Where images come from: what ``--data`` names, as a list of :class:`Entry` that nothing has been read of yet.
-
-==================================================  ============================================================
-``DIR``                                             a folder of images; a subfolder is a category. ``metadata.jsonl`` or
-                                                    ``captions.txt`` in it give references (and categories)
-``FILE.jsonl``                                      a line an image: ``{"image": ..., "prompt": ..., "answer": ...,
-                                                    "category": ...}``, all but the image optional
-``coco:DIR:instances.json[:captions.json]``         COCO's own files; an image's category is its largest object's
-==================================================  ============================================================
-"""
+"""Images that are files of their own: in a folder, named by lines of JSON, or by COCO's annotations."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lesion.errors import DataError
+from lesion.sources.entry import CATEGORY, PROMPT, REFERENCE, SUFFIXES, Entry, first
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 COCO = "coco:"
 METADATA, CAPTIONS = "metadata.jsonl", "captions.txt"
-_REFERENCE, _CATEGORY = ("answer", "text", "caption"), ("category", "label")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An image that can be read, and what is said of it.
-
-    Attributes:
-        id: Unique within the data.
-        path: The image's file.
-        category: None where there is none.
-        reference: A true caption or answer.
-        prompt: What is asked of this image instead of the study's prompt.
-        inside: Every category that the image has something of, for choosing by category.
-    """
-
-    id: str
-    path: Path
-    category: str | None = None
-    reference: str | None = None
-    prompt: str | None = None
-    inside: frozenset[str] = frozenset()
-
-
-def entries(source: str, category: str | None = None) -> list[Entry]:
-    """Everything that a source has, in an order that does not depend on the machine.
-
-    Args:
-        source: See the module.
-        category: Only images of this category; in COCO, those with an object of it.
-
-    Raises:
-        DataError: No such folder or file, no image in it, a line that is not what it should be, or no image of the category.
-    """
-    if source.startswith(COCO):
-        found = _coco(source)
-    elif source.endswith(".jsonl"):
-        found = _jsonl(Path(source))
-    else:
-        found = _folder(Path(source))
-    if category is None:
-        return found
-    chosen = [replace(e, category=category) for e in found if category in (e.inside or {e.category})]
-    if not chosen:
-        names = sorted({name for e in found for name in (e.inside or {e.category}) if name})
-        raise DataError(f"{source} has no image of category {category!r}; it has {', '.join(names[:20]) or 'no categories'}")
-    return chosen
-
-
-def _folder(folder: Path) -> list[Entry]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected a folder of images (a subfolder is a category)")
+def images(folder: Path) -> list[Entry]:
+    """A folder of images, with its subfolders."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise DataError(f"{folder} has no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
@@ -83,8 +25,8 @@ def _folder(folder: Path) -> list[Entry]:
         inside = path.relative_to(folder)
         name = inside.as_posix()
         about = said.get(name, {})
-        category = _first(about, _CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
-        made.append(Entry(name, path, category, _first(about, _REFERENCE), about.get("prompt")))
+        category = first(about, CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
+        made.append(Entry(name, path, category, first(about, REFERENCE), first(about, PROMPT)))
     return made
 
 
@@ -92,7 +34,11 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     """Hugging Face's ``metadata.jsonl``: file name -> what is said of it."""
     if not file.exists():
         return {}
-    return {str(row["file_name"]): row for _, row in _lines(file, "file_name")}
+    rows = _lines(file)
+    for number, row in rows:
+        if "file_name" not in row:
+            raise DataError(f"{file}, line {number}: expected an object with 'file_name'; found {', '.join(row) or 'nothing'}")
+    return {str(row["file_name"]): row for _, row in rows}
 
 
 def _captions(file: Path) -> dict[str, dict[str, Any]]:
@@ -111,21 +57,38 @@ def _captions(file: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _jsonl(file: Path) -> list[Entry]:
+def jsonl(file: Path) -> list[Entry]:
+    """A line an image, or a line a prompt."""
     made = []
-    for number, row in _lines(file, "image"):
-        path = Path(str(row["image"]))
-        name = path.name if path.is_absolute() else path.as_posix()
-        made.append(Entry(
-            f"{number}:{name}", path if path.is_absolute() else file.parent / path, _first(row, _CATEGORY),
-            _first(row, _REFERENCE), row.get("prompt"),
-        ))  # fmt: skip
+    for number, row in _lines(file):
+        about = first(row, CATEGORY), first(row, REFERENCE), first(row, PROMPT)
+        if row.get("image") is not None:
+            path = Path(str(row["image"]))
+            name = path.name if path.is_absolute() else path.as_posix()
+            made.append(Entry(f"{number}:{name}", path if path.is_absolute() else file.parent / path, *about))
+        elif about[2] is not None:
+            made.append(Entry(f"line-{number}", None, *about))
+        else:
+            raise DataError(
+                f"{file}, line {number}: expected an object with 'image' (or with 'prompt' alone, for models that read text); "
+                f"found {', '.join(row) or 'nothing'}"
+            )
     if not made:
         raise DataError(f"{file} has no line; expected one JSON object an image, such as {{\"image\": \"a.png\"}}")
     return made
 
 
-def _coco(source: str) -> list[Entry]:
+def prompts(file: Path) -> list[Entry]:
+    """A line a prompt; empty lines are passed over."""
+    lines = enumerate(_text(file).splitlines(), start=1)
+    made = [Entry(f"line-{number}", None, prompt=line.strip()) for number, line in lines if line.strip()]
+    if not made:
+        raise DataError(f"{file} has no line; expected a prompt a line")
+    return made
+
+
+def coco(source: str) -> list[Entry]:
+    """COCO's instances, with or without its captions."""
     parts = source.removeprefix(COCO).split(":")
     if len(parts) not in (2, 3):
         raise DataError(f"{source!r}: expected coco:IMAGES_DIR:instances.json[:captions.json]")
@@ -167,8 +130,8 @@ def _coco_file(file: Path, needed: Iterable[str]) -> dict[str, Any]:
     return data
 
 
-def _lines(file: Path, needed: str) -> list[tuple[int, dict[str, Any]]]:
-    """A JSONL file's rows with their line numbers; each an object with the needed name."""
+def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    """A JSONL file's rows with their line numbers; each an object."""
     found = []
     for number, line in enumerate(_text(file).splitlines(), start=1):
         if not line.strip():
@@ -177,8 +140,8 @@ def _lines(file: Path, needed: str) -> list[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{file}, line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict) or needed not in row:
-            raise DataError(f"{file}, line {number}: expected an object with {needed!r}; found {line.strip()[:60]}")
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number}: expected an object; found {line.strip()[:60]}")
         found.append((number, row))
     return found
 
@@ -188,7 +151,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    return next((str(row[name]) for name in names if row.get(name) is not None), None)
