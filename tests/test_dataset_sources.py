@@ -133,15 +133,15 @@ def test_the_pixels_are_those_of_the_same_file(tmp_path, write, name):
     (tmp_path / "plain" / f"a{suffix}").write_bytes(content)
     (expected,) = load_samples(str(tmp_path / "plain"), 1)
     (found,) = load_samples(write([{"bytes": content, "caption": "x", "label": 0}]), 1)
-    assert found.image.mode == "RGB" and found.image.size == expected.image.size
-    assert found.image.tobytes() == expected.image.tobytes()
-    assert len(set(found.image.get_flattened_data())) > 20  # pyright: ignore[reportArgumentType]
+    assert found.picture.mode == "RGB" and found.picture.size == expected.picture.size
+    assert found.picture.tobytes() == expected.picture.tobytes()
+    assert len(set(found.picture.get_flattened_data())) > 20  # pyright: ignore[reportArgumentType]
 
 
 def test_captions_and_categories_of_two_shards(write):
     source = write(rows(5))
     found = load_samples(source, 9)
-    assert {(s.image.getpixel((0, 0))[0], s.reference, s.category) for s in found} == {  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+    assert {(s.picture.getpixel((0, 0))[0], s.reference, s.category) for s in found} == {  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
         (i, f"thing {i} ü", ("car", "größe 图")[i % 2]) for i in range(5)
     }
     assert len({s.id for s in found}) == 5
@@ -236,7 +236,7 @@ def test_a_large_parquet_file_is_not_read_whole(tmp_path, layout):
         pa.set_memory_pool(before)
     assert 0 < (pool.max_memory() or 0) < 0.4 * size
     for sample in chosen:
-        np.testing.assert_array_equal(np.asarray(sample.image), values[int(sample.id.rpartition("/")[2])])
+        np.testing.assert_array_equal(np.asarray(sample.picture), values[int(sample.id.rpartition("/")[2])])
 
 
 def test_images_by_name_bytes_and_path(tmp_path):
@@ -249,9 +249,9 @@ def test_images_by_name_bytes_and_path(tmp_path):
     pq.write_table(pa.table({"anything": held}), tmp_path / "c.parquet")
     lines: list[str] = []
     one, two, three = (load_samples(str(tmp_path / f"{n}.parquet"), 2, warn=lines.append) for n in "abc")
-    assert [(s.prompt, s.reference, s.image.getpixel((0, 0))) for s in one] == [("Red?", "yes", (1, 0, 0))]
-    assert [(s.id, s.category, s.image.getpixel((0, 0))) for s in two] == [("b.parquet/0", "3", (7, 0, 0))]
-    assert [s.image.getpixel((0, 0)) for s in three] == [(7, 0, 0)]
+    assert [(s.prompt, s.reference, s.picture.getpixel((0, 0))) for s in one] == [("Red?", "yes", (1, 0, 0))]
+    assert [(s.id, s.category, s.picture.getpixel((0, 0))) for s in two] == [("b.parquet/0", "3", (7, 0, 0))]
+    assert [s.picture.getpixel((0, 0)) for s in three] == [(7, 0, 0)]
     skipped = [line for line in lines if line.endswith("skipped")]
     assert len(skipped) == 2 and "a.parquet/1" in skipped[0] and "has none" in skipped[0] and "b.parquet/1" in skipped[1]
 
@@ -267,7 +267,7 @@ def test_of_several_columns_the_named_one_with_the_feature_counts(tmp_path):
     more = {**row, "captions": ["one", "two"], "category": []}
     datasets.Dataset.from_list([row, more], features=features).save_to_disk(str(tmp_path / "d"))
     found = sorted(load_samples(str(tmp_path / "d"), 2), key=lambda s: s.id)
-    assert [(s.image.getpixel((0, 0)), s.reference, s.category) for s in found] == [
+    assert [(s.picture.getpixel((0, 0)), s.reference, s.category) for s in found] == [
         ((1, 0, 0), None, "größe 图"), ((1, 0, 0), "one", None),
     ]  # fmt: skip
 
@@ -278,7 +278,7 @@ def test_the_feature_goes_before_a_name_and_bytes_are_no_caption(tmp_path):
     row = {"image": flat(1), "scan": {"bytes": flat(2), "path": None}, "caption": b"raw", "txt": "a caption"}
     datasets.Dataset.from_list([row], features=features).save_to_disk(str(tmp_path / "d"))
     (found,) = load_samples(str(tmp_path / "d"), 1)
-    assert (found.image.getpixel((0, 0)), found.reference) == ((2, 0, 0), "a caption")
+    assert (found.picture.getpixel((0, 0)), found.reference) == ((2, 0, 0), "a caption")
 
 
 def test_a_class_that_was_not_labelled_is_none(tmp_path):
@@ -293,7 +293,7 @@ def test_members_of_a_shard(tmp_path):
         "2.PNG": flat(2), "2.json": json.dumps({"question": "Red?", "captions": ["one", "two"], "category": "car"}).encode(),
         "2.cls": b"4", "3.json": b"{}", "._1.jpg": b"not for us", "ü 图.webp": flat(3), "README": b"",
     })  # fmt: skip
-    found = {s.id: (s.image.getpixel((0, 0)), s.prompt, s.reference, s.category) for s in load_samples(str(tmp_path), 3)}
+    found = {s.id: (s.picture.getpixel((0, 0)), s.prompt, s.reference, s.category) for s in load_samples(str(tmp_path), 3)}
     assert found == {
         "a.tar/1": ((1, 0, 0), None, "a caption", "3"), "a.tar/2": ((2, 0, 0), "Red?", "one", "car"),
         "a.tar/ü 图": ((3, 0, 0), None, None, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -85,6 +86,7 @@ def test_a_device_map_places_the_model_and_changes_nothing(tmp_path):
         ({"device_map": "auto", "device": "cpu"}, "device is 'cpu' and device map 'auto'; give one of them"),
         ({"device_map": "everywhere"}, "device map 'everywhere' is unknown; expected one of auto, "),
         ({"quantization": "3bit"}, "quantization '3bit' is unknown; expected one of none, 8bit, 4bit"),
+        ({"quantization": "4bit", "device": "cpu"}, r"4bit weights have no gradients on a CPU .*use 8bit, or a GPU"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
     ],
 )
@@ -99,8 +101,8 @@ def test_quantisation_without_bitsandbytes(monkeypatch):
         load("tiny-llava", quantization="4bit")
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="bitsandbytes is not for macOS")
 def test_a_quantised_model_is_scored_and_masked():
-    pytest.importorskip("bitsandbytes")
     plain, small = load("tiny-llava"), load("tiny-llava", quantization="8bit")
     site = next(s for s in small.sites if s.role == "hidden" and s.component == "language" and s.layer == 1)
     assert type(small.model.get_submodule(site.path)).__name__ == "Linear8bitLt"

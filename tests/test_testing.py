@@ -20,6 +20,7 @@ import torch
 from lesion.errors import ModelError, NeuronSetError, OptionError
 from lesion.importance import Importance
 from lesion.masking import mask
+from lesion.models.discovery import discover
 from lesion.models.feedforward import columns
 from lesion.models.vlm import VisionLanguageModel
 from lesion.neurons import Neuron, NeuronSet
@@ -30,7 +31,8 @@ from lesion.testing import plant, recall
 from tests.families.__main__ import BUILDERS
 from tests.test_families import built, prompts_of
 
-FAMILIES = [family for family in BUILDERS if family not in ("mixtral", "qwen3_vl_moe")]
+EXPERTS = ("mixtral", "qwen3_vl_moe")
+FAMILIES = [family for family in BUILDERS if family not in EXPERTS]
 NORMED = ("gemma3",)
 """Families with a norm between the out-projection and the residual stream, which undoes a part of the planting."""
 PLANTED, DRAWS = 3, 3
@@ -363,3 +365,11 @@ def test_recall_counts_what_is_ranked(vlm):
         recall(ranking, of(vlm, "language", "gate", 0))
     with pytest.raises(NeuronSetError, match="no neurons to find"):
         recall(ranking, NeuronSet())
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_are_not_planted(family):
+    model = built(family).model
+    site = next(s for s in discover(model) if s.expert is not None)
+    with pytest.raises(ModelError, match=r"experts \(\w+\) is no linear layer"):
+        plant(model, NeuronSet([Neuron(site, 0)]))

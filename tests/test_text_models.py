@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -67,12 +68,13 @@ def test_files_without_prompts(tmp_path, content, says):
 def test_the_chat_template_is_used_once(tmp_path):
     """Its special tokens are not added a second time by the tokenizer."""
     vlm = load(saved("llama", tmp_path, TEMPLATE))
-    (sample,) = [s for s in load_samples(str(write(tmp_path, "a big dog")), 1)]
+    (sample,) = load_samples(str(write(tmp_path, "a big dog")), 1)
     ids = vlm.prompt(sample, "unused").inputs["input_ids"][0].tolist()
     assert ids.count(vlm.tokenizer.bos_token_id) == 1 and ids[0] == vlm.tokenizer.bos_token_id
     assert "a big dog" in vlm.tokenizer.decode(ids)
     plain = load(saved("llama", tmp_path / "plain"))
-    assert plain.tokenizer.decode(plain.prompt(sample, "unused").inputs["input_ids"][0], skip_special_tokens=True).strip() == "a big dog"
+    asked = plain.prompt(sample, "unused").inputs["input_ids"][0]
+    assert plain.tokenizer.decode(asked, skip_special_tokens=True).strip() == "a big dog"
 
 
 def write(folder: Path, content: str) -> Path:
@@ -112,10 +114,10 @@ def test_images_are_left_out_and_prompts_are_needed(tmp_path):
         picture(seed, (20, 20)).picture.save(tmp_path / "pics" / f"{seed}.png")
     rows = [{"image": f"pics/{seed}.png", "prompt": p} for seed, p in ((0, "a dog"), (1, "a cat"))]
     (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    asked = {"samples": 2, "max_k": 1, "controls": 0, "max_new_tokens": 4}
+    asked: dict[str, Any] = {"samples": 2, "max_k": 1, "controls": 0, "max_new_tokens": 4}
     assert Study(model, tmp_path / "run", data=str(tmp_path / "both.jsonl"), **asked).run().baseline["clip_score"] is None
     for data in (str(tmp_path / "pics"), "scenes"):
-        with pytest.raises(DataError, match="reads text alone, and .* has no prompts; expected --data"):
+        with pytest.raises(DataError, match=r"reads text alone, and .* has no prompts; expected --data"):
             Study(model, tmp_path / "other", data=data, **asked).run()
     assert not (tmp_path / "other").exists()
     with pytest.raises(OptionError, match="clip is 'tiny-clip', and the samples have no images"):

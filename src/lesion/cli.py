@@ -17,7 +17,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
-DATA_HELP = "Folder (images, parquet, tar), FILE.jsonl, FILE.txt, coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME[:SPLIT]."
+DATA_HELP = "Folder (images, parquet, tar), FILE.jsonl, FILE.txt, coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME."
 SCORER_HELP = "can, activation, gradient, taylor, wanda, superweight, perturbation or random."
 Clip = Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")]
 Out = Annotated[str | None, typer.Option(help="Run directory. Default: runs/, named after the options.")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lesion.errors import ModelError
 from lesion.models.engines import EmbedsEngine
 from lesion.models.vlm import VisionLanguageModel
 from lesion.sites import COMPONENTS, ROLES
@@ -20,9 +19,9 @@ own generation, gradients, masks on every kind of site (`tests/test_families.py`
 `python -m tests.families`.
 
 "Vision once" says whether the image part is run once a sample for all masks of the language model, or anew for each mask.
-Roles in brackets are those of each component; see [concepts](concepts.md). `lesion study` takes the models that read
-images; those that read text alone are for `lesion sites` and for the library's parts so far. Other families are tried in
-the same way, and refused by name where a feed-forward network is of a make that lesion does not know:
+Roles in brackets are those of each component; see [concepts](concepts.md). Models that read text alone are asked
+[prompts](data.md#models-that-read-text-alone). In a mixture of experts every expert's neurons are its own. Other families are
+tried in the same way, and refused by name where a feed-forward network is of a make that lesion does not know:
 [how to add one](adding-a-family.md).
 
 | class | `model_type` | components and roles | vision once |
@@ -32,14 +31,10 @@ the same way, and refused by name where a feed-forward network is of a make that
 
 def table() -> str:
     """The page's text."""
-    rows, refused = [], []
+    rows = []
     for name, build in BUILDERS.items():
         built = build()
-        try:
-            vlm = VisionLanguageModel(built.model, built.processor, name)
-        except ModelError:
-            refused.append(type(built.model).__name__)
-            continue
+        vlm = VisionLanguageModel(built.model, built.processor, name)
         said = []
         for component in COMPONENTS:
             roles = [role for role in ROLES if (component, role) in built.counts]
@@ -47,7 +42,7 @@ def table() -> str:
                 said.append(f"{component} ({', '.join(roles)})")
         once = "yes" if isinstance(vlm.engine, EmbedsEngine) else "–" if vlm.structure.vision is None else "no"
         rows.append(f"| {type(built.model).__name__} | `{built.model.config.model_type}` | {', '.join(said)} | {once} |")
-    return HEAD + "\n".join(sorted(rows)) + f"\n\nTried, and refused so far: {', '.join(sorted(refused))}.\n"
+    return HEAD + "\n".join(sorted(rows)) + "\n"
 
 
 if __name__ == "__main__":

@@ -137,6 +137,11 @@ def _fit(modules: Mapping[str, Any], parent: str, names: Names) -> FeedForward |
     return FeedForward(parent, names, out[0], out[1])
 
 
+def columns(module: Any, weight: torch.Tensor) -> torch.Tensor:
+    """A linear layer's weight as ``[fan-out, fan-in]``: a column is what one input writes. A view, not a copy."""
+    return weight.T if type(module).__name__ == "Conv1D" else weight
+
+
 def column_norms(module: Any) -> torch.Tensor:
     """How much a linear layer of any make writes for a unit of each of its inputs, float32 ``[fan-in]``.
 
@@ -145,9 +150,7 @@ def column_norms(module: Any) -> torch.Tensor:
     import torch
 
     known = fans(module)
-    weight = fetch(module, "weight")
-    if type(module).__name__ == "Conv1D":
-        weight = weight.T
+    weight = columns(module, fetch(module, "weight"))
     if weight.is_floating_point() and known is not None and tuple(weight.shape) == known[::-1]:
         return weight.detach().float().norm(dim=0)
     fan_in = (known or (0, 0))[0]

@@ -152,14 +152,14 @@ class _Source:
         wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
         if quantization != "none":
-            placed = {"device_map": device_map or {"": place}, "quantization_config": _quantised(quantization)}
+            placed = {"device_map": device_map or {"": place}, "quantization_config": _quantised(quantization, place)}
         model = _attempt(
             self.name, "weights", lambda: self.make.from_pretrained(self.path, dtype=wanted, **placed, **self.options)
         )
         return model if placed else model.to(place)
 
 
-def _quantised(quantization: str) -> Any:
+def _quantised(quantization: str, place: torch.device) -> Any:
     from importlib.util import find_spec
 
     from transformers import BitsAndBytesConfig
@@ -168,6 +168,8 @@ def _quantised(quantization: str) -> Any:
         raise OptionError(f"quantization {quantization!r} is unknown; expected one of {', '.join(QUANTIZATIONS)}")
     if find_spec("bitsandbytes") is None:
         raise OptionError(f"quantization {quantization!r} needs bitsandbytes; pip install bitsandbytes")
+    if quantization == "4bit" and place.type == "cpu":
+        raise OptionError("4bit weights have no gradients on a CPU (bitsandbytes); use 8bit, or a GPU")
     return BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
 
 
