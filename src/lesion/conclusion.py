@@ -128,13 +128,14 @@ class Findings:
     def _top(self) -> list[RankedNeuron]:
         known = NeuronSet()
         if self.known is not None:
-            there = {s.role for s in self.ranking.sites}
-            for role in (r for r in ROLES if r in there):
-                known = known | self.known.neurons(self.bench.vlm.sites, role)
+            for role in ROLES:
+                if any(site.role == role for site in self.ranking.sites):
+                    known = known | self.known.neurons(self.bench.vlm.sites, role)
         made = []
         for i in range(min(TOP, len(self.ranking))):
             neuron = self.ranking[i]
-            of: dict[str, Any] = {name: float(self.importances[name].values(neuron.site)[neuron.index]) for name in ("activation", "gradient")}
+            values = {name: self.importances[name].values(neuron.site) for name in ("activation", "gradient")}
+            of: dict[str, Any] = {name: float(value[neuron.index]) for name, value in values.items()}
             made.append(RankedNeuron(
                 **neuron.as_dict(), rank=i + 1, importance=float(self.ranking.scores[i]), **of,
                 consistency=float(self.ranking.importance.consistency(neuron.site)[neuron.index]),
