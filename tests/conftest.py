@@ -8,8 +8,9 @@ import torch
 from lesion.models.vlm import VisionLanguageModel
 from tests import tiny_models
 
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+# Two processes with as many threads as there are cores slow each other many times. Commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(params=sorted(tiny_models.BUILDERS))

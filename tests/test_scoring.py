@@ -88,7 +88,9 @@ def test_perturbation_does_not_depend_on_the_batch_and_reaches_every_site(make):
     assert tiny_models.hook_count(vlm.model) == hooks
     for site in vlm.sites:
         np.testing.assert_allclose(all_.values(site), one.values(site), rtol=2e-3, atol=1e-6)
-        assert one.values(site).max() > 0, site.key
+        # In the first layer of a Q-Former the text tokens have not seen the image yet, and noise is in the image alone.
+        unseen = site.path == "qformer.encoder.layer.0.output.dense"
+        assert (one.values(site).max() > 1e-6) != unseen, site.key
     other = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 5), [name], ScoreOptions(seed=1))
     site = vlm.sites.select("language", "gate")[0]
     assert not np.allclose(other[name].values(site), all_.values(site))

@@ -64,7 +64,7 @@ def test_the_run_directory_is_complete(studies):
     result = studies["gate"]
     run = Path(result.run)
     names = {p.name for p in run.iterdir()} - {".lock"}
-    assert names == {CONFIG, MANIFEST, IMPORTANCE, RANKING, EVALUATIONS, RESULT, CRITICAL, "figures"}
+    assert names == {CONFIG, MANIFEST, IMPORTANCE, RANKING, EVALUATIONS, RESULT, CRITICAL, "figures", "pictures"}
     assert {p.name for p in (run / "figures").iterdir()} == {"curve.svg", "curve.png"}
     assert Result.model_validate_json((run / RESULT).read_text()) == result
     assert "NaN" not in (run / RESULT).read_text()
