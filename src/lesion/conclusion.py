@@ -33,7 +33,7 @@ from lesion.result import (
     SampleEntry,
     verdict,
 )
-from lesion.sites import ROLES, Site
+from lesion.sites import ROLES
 
 LISTED = 1000
 """Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
@@ -128,13 +128,16 @@ class Findings:
     def _top(self) -> list[RankedNeuron]:
         known = NeuronSet()
         if self.known is not None:
-            there = {s.role for s in self.ranking.sites}
-            for role in (r for r in ROLES if r in there):
-                known = known | self.known.neurons(self.bench.vlm.sites, role)
+            there = {str(s.role) for s in self.ranking.sites}
+            for role in ROLES:
+                if str(role) in there:
+                    known = known | self.known.neurons(self.bench.vlm.sites, role)
         made = []
         for i in range(min(TOP, len(self.ranking))):
             neuron = self.ranking[i]
-            of: dict[str, Any] = {name: float(self.importances[name].values(neuron.site)[neuron.index]) for name in ("activation", "gradient")}
+            of: dict[str, Any] = {
+                name: float(self.importances[name].values(neuron.site)[neuron.index]) for name in ("activation", "gradient")
+            }
             made.append(RankedNeuron(
                 **neuron.as_dict(), rank=i + 1, importance=float(self.ranking.scores[i]), **of,
                 consistency=float(self.ranking.importance.consistency(neuron.site)[neuron.index]),
@@ -143,15 +146,8 @@ class Findings:
         return made
 
     def _places(self) -> list[Place]:
-        return [self._place(site) for site in self.ranking.importance.sites]
-
-    def _place(self, site: Site) -> Place:
-        values = self.ranking.importance.values(site)
-        return Place(
-            component=site.component, role=site.role, layer=site.layer, expert=site.expert, width=site.width,
-            reachable=site.reachable, mean=float(values.mean()), highest=float(values.max()),
-            critical=len(self.critical.indices(site)),
-        )  # fmt: skip
+        importance = self.ranking.importance
+        return [Place.of(s, importance.values(s), len(self.critical.indices(s))) for s in importance.sites]
 
     def _samples(self) -> list[SampleEntry]:
         ranked, measured = ({s.id for s in part} for part in (self.ranked, self.measured))
