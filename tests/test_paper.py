@@ -46,6 +46,7 @@ def lines(found: Paper, model: str) -> dict[str, dict]:
 def test_every_part_is_there_for_every_model(found):
     assert list(found.results) == [LLAVA, BLIP]
     summary = (found.out / "summary.md").read_text()
+    assert "<h1>What was found</h1>" in (found.out / "summary.html").read_text()
     for model, parts in found.results.items():
         assert list(parts) == NAMES
         for part in parts.values():

@@ -16,7 +16,9 @@ import torch
 from lesion import Result, Study
 from lesion.errors import DataError, OptionError
 from lesion.neurons import NeuronSet
-from lesion.rundir import CONFIG, CRITICAL, EVALUATIONS, IMPORTANCE, MANIFEST, RANKING, RESULT
+from lesion.report.figures import save_figures
+from lesion.report.html import Run, report
+from lesion.rundir import CONFIG, CRITICAL, EVALUATIONS, FIGURES, IMPORTANCE, MANIFEST, PICTURES, RANKING, REPORT, RESULT
 from lesion.sweep import budget
 from lesion.zoo import folder
 from tests import tiny_models
@@ -64,8 +66,9 @@ def test_the_run_directory_is_complete(studies):
     result = studies["gate"]
     run = Path(result.run)
     names = {p.name for p in run.iterdir()} - {".lock"}
-    assert names == {CONFIG, MANIFEST, IMPORTANCE, RANKING, EVALUATIONS, RESULT, CRITICAL, "figures", "pictures"}
-    assert {p.name for p in (run / "figures").iterdir()} == {"curve.svg", "curve.png"}
+    assert names == {CONFIG, MANIFEST, IMPORTANCE, RANKING, EVALUATIONS, RESULT, CRITICAL, REPORT, PICTURES, FIGURES}
+    assert {p.name for p in (run / FIGURES).iterdir()} == {"curve.svg", "curve.png", "map.svg", "map.png"}
+    assert len(list((run / PICTURES).iterdir())) == result.samples
     assert Result.model_validate_json((run / RESULT).read_text()) == result
     assert "NaN" not in (run / RESULT).read_text()
     critical = NeuronSet.load(run / CRITICAL)
@@ -78,6 +81,17 @@ def test_the_run_directory_is_complete(studies):
     keys = {json.loads(line)["key"] for line in (run / EVALUATIONS).read_text().splitlines()}
     assert {p.evaluation for p in result.curve} <= keys
     assert {c.evaluation for c in result.controls} <= keys
+
+
+def test_report_and_figures_are_made_from_the_result_alone(studies, tmp_path):
+    """Whoever has result.json and pictures/ can have the rest again, byte for byte."""
+    run = Path(studies["gate"].run)
+    save_figures(Result.load(run), tmp_path)
+    for name in ("curve.svg", "curve.png", "map.svg", "map.png"):
+        assert (tmp_path / name).read_bytes() == (run / FIGURES / name).read_bytes(), name
+    page = (run / REPORT).read_text()
+    assert report([Run.load(run)]) == page
+    assert len(page.encode()) < 3e6 and page.count("data:image/jpeg") == 17, "16 measured samples, one of them shown twice"
 
 
 def test_a_finished_study_is_read_and_not_run_again(studies):

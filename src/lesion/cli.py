@@ -281,6 +281,21 @@ def paper(
         show_paper(run(models or MODELS, out, quick, Bars(), **options), Console())
 
 
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run directories of finished studies.", metavar="RUN...")],
+    out: Annotated[
+        str | None, typer.Option(help="File. Default: report.html in the run; of several, comparison.html here.")
+    ] = None,
+) -> None:
+    """Write the report of a study, or of several side by side: one HTML file that needs nothing else."""
+    with _one_line_errors():
+        from lesion.report.html import Run, default_file, write_report
+
+        found = [Run.load(run) for run in runs]
+        typer.echo(write_report(found, out or default_file(found)))
+
+
 def _to_json(data: Any) -> str:
     import json
 

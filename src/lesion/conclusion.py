@@ -33,7 +33,7 @@ from lesion.result import (
     SampleEntry,
     verdict,
 )
-from lesion.sites import ROLES, Site
+from lesion.sites import ROLES
 
 LISTED = 1000
 """Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
@@ -144,15 +144,8 @@ class Findings:
         return made
 
     def _places(self) -> list[Place]:
-        return [self._place(site) for site in self.ranking.importance.sites]
-
-    def _place(self, site: Site) -> Place:
-        values = self.ranking.importance.values(site)
-        return Place(
-            component=site.component, role=site.role, layer=site.layer, expert=site.expert, width=site.width,
-            reachable=site.reachable, mean=float(values.mean()), highest=float(values.max()),
-            critical=len(self.critical.indices(site)),
-        )  # fmt: skip
+        importance = self.ranking.importance
+        return [Place.of(s, importance.values(s), len(self.critical.indices(s))) for s in importance.sites]
 
     def _samples(self) -> list[SampleEntry]:
         ranked, measured = ({s.id for s in part} for part in (self.ranked, self.measured))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lesion.metrics import Judged, mode_shares, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,22 @@ class Curve:
         scores = [p.clip for p in self]
         clip = [_interval(s[draws].mean(1)) for s in scores if s is not None]
         return Bands(np.array(nll), np.array(clip) if len(clip) == len(scores) else None)
+
+    def plot(self, title: str = "") -> Figure:
+        """The two-stage curve as a figure.
+
+        Args:
+            title: Above the figure.
+        """
+        from lesion.collapse import find
+        from lesion.report.figures import plot_curve
+
+        return plot_curve(self, find(self), title)
+
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_curve
+
+        return of_curve(self)
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lesion.errors import OptionError, RunError
 from lesion.files import write_bytes
 from lesion.sites import Site, Sites
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -42,6 +45,22 @@ class Importance:
     def consistency(self, site: Site) -> np.ndarray:
         """Share of samples in which each neuron is among the top ones, float64 ``[width]``."""
         return self.hits.get(site.key, np.zeros(site.width)) / max(self.samples, 1)
+
+    def plot(self, title: str = "") -> Figure:
+        """The map of layers and roles as a figure.
+
+        Args:
+            title: Above the figure.
+        """
+        from lesion.report.places import plot_places
+        from lesion.result import Place
+
+        return plot_places([Place.of(site, self.values(site)) for site in self.sites], title or f"importance by {self.scorer}")
+
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_importance
+
+        return of_importance(self)
 
     def merge(self, other: Importance) -> Importance:
         """The importance over both parts' samples.

@@ -101,6 +101,11 @@ class NeuronSet:
         few = ", ".join(str(n) for n, _ in zip(self, range(6), strict=False))
         return f"NeuronSet({len(self)}: {few}{', ...' if len(self) > 6 else ''})"
 
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_neurons
+
+        return of_neurons(self)
+
     @property
     def sites(self) -> list[Site]:
         """The sites that have a member, in the fixed order."""

@@ -47,6 +47,11 @@ class Ranking:
     def __getitem__(self, rank: int) -> Neuron:
         return Neuron(self.sites[int(self._owner[rank])], int(self._index[rank]))
 
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_ranking
+
+        return of_ranking(self)
+
     def top(self, k: int) -> NeuronSet:
         """The k most important neurons.
 

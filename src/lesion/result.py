@@ -6,12 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lesion.controls import upper_bound
 from lesion.curve import Curve, Point
 from lesion.errors import RunError
 from lesion.metrics import Judged
+from lesion.sites import Site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +66,14 @@ class Place(BaseModel):
     mean: float = Field(description="importance by the study's scorer, mean over the neurons")
     highest: float = Field(description="of the most important neuron")
     critical: int = Field(description="how many of the top k* are here")
+
+    @classmethod
+    def of(cls, site: Site, importances: np.ndarray, critical: int = 0) -> Place:
+        """A site with its neurons' importances, ``[width]``."""
+        return cls(
+            component=site.component, role=site.role, layer=site.layer, expert=site.expert, width=site.width,
+            reachable=site.reachable, mean=float(importances.mean()), highest=float(importances.max()), critical=critical,
+        )  # fmt: skip
 
 
 class SampleEntry(BaseModel):
@@ -217,6 +227,17 @@ class Result(BaseModel):
         from lesion.report.figures import plot_curve
 
         return plot_curve(self.read_curve(), self.collapse(), self.verdict)
+
+    def plot_places(self) -> Figure:
+        """The map of layers and roles: how important their neurons are, and how many of them are critical."""
+        from lesion.report.places import plot_places
+
+        return plot_places(self.places, f"{self.model}: importance by {self.scorer}, k* of {self.component} {self.role}")
+
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_result
+
+        return of_result(self)
 
 
 CONTROLS = {

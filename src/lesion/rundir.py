@@ -28,7 +28,7 @@ except ImportError:  # Windows has no such lock; there, two processes in one fol
 
 CONFIG, MANIFEST, RESULT = "config.yaml", "manifest.json", "result.json"
 IMPORTANCE, RANKING, CRITICAL = "importance.safetensors", "ranking.csv", "critical.json"
-EVALUATIONS, FIGURES, PICTURES, LOCK = "evaluations.jsonl", "figures", "pictures", ".lock"
+EVALUATIONS, FIGURES, PICTURES, REPORT, LOCK = "evaluations.jsonl", "figures", "pictures", "report.html", ".lock"
 
 
 class RunDirectory:

@@ -117,6 +117,11 @@ class Sites(Sequence[Site]):
     def __repr__(self) -> str:
         return f"Sites({len(self)} sites, {self.neurons:,} neurons)"
 
+    def _repr_html_(self) -> str:
+        from lesion.report.notebook import of_sites
+
+        return of_sites(self)
+
     @property
     def neurons(self) -> int:
         """Number of neurons in all sites together."""

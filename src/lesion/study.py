@@ -26,7 +26,8 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.options import StudyOptions
 from lesion.progress import Progress, Silent
 from lesion.ranking import Ranking
-from lesion.report.figures import save_curve
+from lesion.report.figures import save_figures
+from lesion.report.html import Run, write_report
 from lesion.result import Result
 from lesion.rundir import RunDirectory, default_folder
 from lesion.scorers import get_scorer
@@ -146,7 +147,8 @@ class _Stages:
         result = Findings(
             bench, self.ranked, self.measured, importances, measure, ranking, curve, collapse, critical, minimal, controls
         ).conclude()
-        save_curve(curve, collapse, run.path / rundir.FIGURES, result.verdict)
+        save_figures(result, run.path / rundir.FIGURES)
+        write_report([Run(result, run.path)], run.path / rundir.REPORT)
         self._write_manifest(finished=True)
         run.write_json(rundir.RESULT, result.model_dump())
         return result

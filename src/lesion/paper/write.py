@@ -1,4 +1,4 @@
-"""What the experiments leave behind: ``tables/``, ``figures/``, ``summary.md`` and ``paper.yaml``."""
+"""What the experiments leave behind: ``tables/``, ``figures/``, ``summary.md``, ``summary.html`` and ``paper.yaml``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def write(
     for model, parts in results.items():
         for part in parts.values():
             save_figure(part.plot(), folder / "figures", f"{part.name}-{slug(model)}")
-    write_text(folder / "summary.md", summary(results, {model: slug(model) for model in results}))
+    slugs = {model: slug(model) for model in results}
+    write_text(folder / "summary.md", summary(results, slugs))
+    write_text(folder / "summary.html", html_summary(results, slugs, folder))
 
 
 def summary(results: Mapping[str, Mapping[str, Part]], slugs: Mapping[str, str]) -> str:
@@ -69,6 +71,31 @@ def summary(results: Mapping[str, Mapping[str, Part]], slugs: Mapping[str, str])
                 text += _table(f"{name}-{more}", rows)
             text.append(f"![{part.title}, {model}](figures/{part.name}-{slugs[model]}.png)\n")
     return "\n".join(text)
+
+
+def html_summary(results: Mapping[str, Mapping[str, Part]], slugs: Mapping[str, str], folder: Path) -> str:
+    """The same as one page that needs nothing else; its figures are those of the folder."""
+    from lesion.report.html import summary_page
+
+    first = [parts["verdict"].words()[0] for parts in results.values()]
+    sections = []
+    for name, of in next(iter(results.values())).items():
+        parts = [_part(parts[name], model, folder / "figures" / f"{name}-{slugs[model]}.svg") for model, parts in results.items()]
+        sections.append({"title": of.title, "parts": parts})
+    return summary_page("What was found", first, sections)
+
+
+def _part(part: Part, model: str, figure: Path) -> dict[str, Any]:
+    tables_ = {part.name: part.table(), **{f"{part.name}-{more}": rows for more, rows in part.more_tables().items()}}
+    shown = {name: _without_traces(rows) for name, rows in tables_.items() if rows}
+    return {
+        "model": model, "words": part.words(), "figure": figure.read_bytes(),
+        "tables": {name: {"rows": rows[:SHOWN], "more": max(len(rows) - SHOWN, 0)} for name, rows in shown.items()},
+    }  # fmt: skip
+
+
+def _without_traces(rows: Rows) -> Rows:
+    return [{name: value for name, value in row.items() if name not in tables.TRACE} for row in rows]
 
 
 def _table(name: str, rows: Rows) -> list[str]:

@@ -1,8 +1,9 @@
-"""Figures: the two-stage curve, and what every figure of lesion shares (colours, files)."""
+"""Figures: the two-stage curve, and what every figure of lesion shares (colours, style, files)."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lesion.result import Result
+
 # Okabe and Ito's palette: told apart by the colour-blind and in grey.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 KINDS = ("svg", "png")
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False, "axes.linewidth": 0.8, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "lines.linewidth": 1.6, "font.family": "DejaVu Sans",
+}  # fmt: skip
+"""Of every figure. The font comes with matplotlib, so that figures are the same on every machine."""
+CURVE, MAP = "curve", "map"
+"""Names of a study's figures."""
 
 
-def new_figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.2, height_ratios: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
     """A figure of ``width`` by ``height`` inches that no window shows, and its axes, ``[rows, columns]``."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
 def plot_curve(curve: Curve, collapse: Collapse, title: str = "") -> Figure:
@@ -99,9 +113,10 @@ def outside_legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def save_curve(curve: Curve, collapse: Collapse, folder: Path, title: str = "") -> None:
-    """Writes ``curve.svg`` and ``curve.png`` into a folder, which is made if needed."""
-    save_figure(plot_curve(curve, collapse, title), folder, "curve")
+def save_figures(result: Result, folder: Path) -> None:
+    """Writes a study's figures, ``curve`` and ``map``, into a folder; made from nothing but its result."""
+    save_figure(result.plot(), folder, CURVE)
+    save_figure(result.plot_places(), folder, MAP)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -116,7 +131,7 @@ def encode(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
     data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "lesion"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "lesion"}):
         figure.savefig(data, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
     return data.getvalue()
 

@@ -1,0 +1,176 @@
+"""The report: one HTML file that needs nothing else, made from results alone.
+
+Every text is escaped: what models say, prompts and names of files and categories may hold anything. The page forbids
+itself all network, and all scripts and styles but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lesion import rundir
+from lesion.errors import RunError
+from lesion.files import write_text
+from lesion.paper.tables import Rows, show
+from lesion.report.charts import Chart, overlay_chart
+from lesion.report.view import View
+from lesion.report.words import visible
+from lesion.result import Result
+
+COMPARISON = "comparison.html"
+"""Of several studies, where no name is given."""
+STYLES, SCRIPTS = ("page.css", "report.css"), ("report.js", "table.js")
+# In JSON, these are escaped as JSON does it, so that no text can end the element that holds it.
+_JSON = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished study.
+
+    Attributes:
+        result: Its answer.
+        folder: Its run directory, for the pictures.
+    """
+
+    result: Result
+    folder: Path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Reads a run directory.
+
+        Raises:
+            RunError: No such run, or no result of this version of lesion.
+        """
+        folder = Path(path)
+        return cls(Result.load(folder), folder if folder.is_dir() else folder.parent)
+
+
+def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+    """Writes the report of one study, or several side by side, whole or not at all.
+
+    Args:
+        runs: At least one.
+        path: The file.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    page = report(runs)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+    return Path(path)
+
+
+def default_file(runs: Sequence[Run]) -> Path:
+    """Beside the run's other files; of several runs, in the current folder."""
+    return runs[0].folder / rundir.REPORT if len(runs) == 1 else Path(COMPARISON)
+
+
+def report(runs: Sequence[Run]) -> str:
+    """The page of one study, or of several side by side."""
+    views = [View(run.result, run.folder, f"r{i}") for i, run in enumerate(runs, start=1)]
+    if len(views) == 1:
+        return page("single.html.j2", title=f"lesion: {views[0].name}", view=views[0])
+    title = f"lesion: {len(views)} studies side by side"
+    return page("several.html.j2", title=title, views=views, rows=compare(views), overlay=overlay(views))
+
+
+def compare(views: Sequence[View]) -> list[dict[str, Any]]:
+    """One row a study, as the paper's tables have them."""
+    rows = []
+    for view in views:
+        found, after = view.result, view.metrics_at(view.end)
+        low, high = found.k_star_ci
+        ends = "–" if found.k_star is None else f"{show(low)} to {show(high)}"
+        drawn = [c for c in found.controls if c.collapsed is not None]
+        rows.append({
+            "model": found.model, "component": found.component, "role": found.role, "category": view.category or "all",
+            "neurons": found.neurons_total, "stage 1 from": found.stage1_k,
+            "k*": f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,}",
+            "k* share": None if found.k_star_fraction is None else f"{100 * found.k_star_fraction:.2g} %",
+            "k* 95 % interval": ends,
+            "perplexity": f"{_short(found.baseline, 'ppl_reference')} → {_short(after, 'ppl_reference')}",
+            "CLIP score": f"{_short(found.baseline, 'clip_score')} → {_short(after, 'clip_score')}",
+            "chance": found.chance.get("clip_score"),
+            "controls collapsed": f"{sum(bool(c.collapsed) for c in drawn)} of {len(drawn)}",
+            "minimal set": None if found.minimal_set is None else len(found.minimal_set),
+        })  # fmt: skip
+    return rows
+
+
+def _short(metrics: Mapping[str, float | None], name: str) -> str:
+    value = metrics.get(name)
+    return ("–" if name == "clip_score" else "∞") if value is None else f"{value:,.3g}" if value < 1e5 else f"{value:.1e}"
+
+
+def overlay(views: Sequence[View]) -> Chart:
+    """All curves in one drawing."""
+    return overlay_chart([(view.name, view.curve) for view in views])
+
+
+def summary_page(title: str, first: Sequence[str], sections: Sequence[Mapping[str, Any]]) -> str:
+    """The page of ``lesion paper``.
+
+    Args:
+        title: Of the page.
+        first: The answer, one sentence a model.
+        sections: Title and parts; each part with model, words, tables (name -> rows, how many more) and figure (SVG).
+    """
+    return page("summary.html.j2", title=title, first=first, sections=sections)
+
+
+def page(template: str, **values: Any) -> str:
+    """A page from a template, with the styles and scripts inside it and a policy that allows no others."""
+    style, script = ("".join(_asset(name) for name in names) for names in (STYLES, SCRIPTS))
+    policy = "; ".join((
+        "default-src 'none'", "img-src data:", f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'",
+        "base-uri 'none'", "form-action 'none'",
+    ))  # fmt: skip
+    return _templates().get_template(template).render(style=Markup(style), script=Markup(script), policy=policy, **values)
+
+
+def to_json(data: Any) -> Markup:
+    """JSON that is safe inside a script element."""
+    return Markup(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_JSON))
+
+
+def columns(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def data_uri(svg: bytes) -> str:
+    """A figure, for an image element: scripts in it do not run there."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("lesion.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )  # fmt: skip
+    made.filters |= {"show": show, "to_json": to_json, "columns": columns, "data_uri": data_uri}
+    return made
+
+
+@cache
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

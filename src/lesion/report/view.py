@@ -1,0 +1,302 @@
+"""What the report says of one study, put together from its result alone; the templates only lay it out."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lesion import rundir
+from lesion.collapse import Collapse
+from lesion.controls import upper_bound
+from lesion.curve import Curve
+from lesion.metrics import MODES, Judged
+from lesion.paper.tables import show
+from lesion.report.assumed import Assumption, assumptions
+from lesion.report.charts import Chart, curve_chart
+from lesion.report.controls import Strip, strip
+from lesion.report.places import Grid, Map, Shade, draw_maps, grids
+from lesion.report.words import Piece, changes, visible
+from lesion.result import CONTROLS, Metrics, Result, SampleEntry
+
+LONG = 600
+"""Answers of more characters are folded."""
+METRICS = {
+    "ppl_reference": "Perplexity of the intact answers",
+    "ppl_generated": "Perplexity of its own answers",
+    "ppl_generated_intact": "Perplexity of its answers, by the intact model",
+    "clip_score": "CLIP score",
+    "exact_match": "Answers that are the intact ones",
+    "token_agreement": "Tokens that agree with the intact answers",
+    "repeated_ngrams": "Repeated 3-grams",
+}
+SHARES = ("exact_match", "token_agreement", "repeated_ngrams")
+JPEG = b"\xff\xd8"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One sample's answers.
+
+    Attributes:
+        sample: What was asked.
+        picture: Data URI of its image; None where it has none.
+        intact: The intact answer.
+        end: The answer at the end (k*, or the largest k), in pieces.
+        mode: What became of it there.
+        long: How many characters its longest answer has, where it is folded; otherwise 0.
+    """
+
+    sample: SampleEntry
+    picture: str | None
+    intact: str
+    end: list[Piece]
+    mode: str
+    long: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The control sets of one kind, counted."""
+
+    name: str
+    drawn: int
+    collapsed: int
+    bound: str
+    missing: int
+    highest: float | None
+
+
+class View:
+    """One study.
+
+    Args:
+        result: Its answer.
+        folder: Where its pictures are.
+        id: Of its part of the page.
+    """
+
+    def __init__(self, result: Result, folder: Path, id: str) -> None:
+        self.result, self.folder, self.id = result, folder, id
+        self.modes = MODES
+
+    @cached_property
+    def curve(self) -> Curve:
+        return self.result.read_curve()
+
+    @cached_property
+    def collapse(self) -> Collapse:
+        return self.result.collapse()
+
+    @property
+    def name(self) -> str:
+        """What was studied, in a few words."""
+        parts = [self.result.model, self.result.component, self.result.role, self.category or ""]
+        return " · ".join(p for p in parts if p and p != "all")
+
+    @property
+    def category(self) -> str | None:
+        return self.result.options.get("category")
+
+    # -- the answer --------------------------------------------------------------------------------------------------
+    @property
+    def end(self) -> int:
+        """The k to look at: k*, or the largest."""
+        return self.result.largest_k if self.result.k_star is None else self.result.k_star
+
+    @property
+    def end_name(self) -> str:
+        return f"k = {self.end:,}" if self.result.k_star is None else f"k* = {self.end:,}"
+
+    def metrics_at(self, k: int) -> Metrics:
+        return next(p.metrics for p in self.result.curve if p.k == k)
+
+    def before_after(self) -> list[tuple[str, str, str, str]]:
+        """Metric, intact, at the end, by chance; those that were measured."""
+        before, after, chance = self.result.baseline, self.metrics_at(self.end), self.result.chance
+        return [
+            (said, number(name, before.get(name)), number(name, after.get(name)), number(name, chance[name])
+             if chance.get(name) is not None else "")
+            for name, said in METRICS.items()
+            if name in before and (name != "clip_score" or before[name] is not None)
+        ]  # fmt: skip
+
+    @property
+    def shown(self) -> Card | None:
+        """The sample that the answer is shown on: of those that end in the commonest mode, the first with a picture."""
+        modes = [card.mode for card in self.cards]
+        common = max(modes, key=modes.count)
+        same = [card for card in self.cards if card.mode == common]
+        return next((card for card in same if card.picture), same[0])
+
+    # -- curve and answers -------------------------------------------------------------------------------------------
+    @cached_property
+    def chart(self) -> Chart:
+        return curve_chart(self.curve, self.collapse)
+
+    def stage(self, k: int) -> str:
+        """What holds at an evaluated k, in a few words."""
+        found = self.collapse
+        if k == 0:
+            return "intact"
+        if k in found.collapsed:
+            return "collapsed"
+        if found.k_star is not None and k > found.k_star:
+            return "above k*, not collapsed"
+        return "stage 1: degraded" if found.stage1_k is not None and k >= found.stage1_k else "as good as intact"
+
+    def curve_rows(self) -> list[dict[str, Any]]:
+        """The curve as a table."""
+        rows = []
+        for p in self.result.curve:
+            modes = ", ".join(f"{100 * share:.0f} % {mode}" for mode, share in p.modes.items() if share)
+            measured = {said: number(name, p.metrics[name]) for name, said in METRICS.items() if name in p.metrics}
+            rows.append({"k": p.k, "state": self.stage(p.k), **measured, "modes": modes})
+        return rows
+
+    @cached_property
+    def cards(self) -> list[Card]:
+        about = {s.id: s for s in self.result.sample_list}
+        at = self.curve.ks.index(self.end)
+        made = []
+        for i, intact in enumerate(self.curve.intact.judged):
+            longest = max(len(p.judged[i].answer) for p in self.curve)
+            end = self.curve.points[at].judged[i]
+            sample = about.get(intact.id) or SampleEntry(
+                id=intact.id, category=None, reference=None, prompt="", ranked_on=False, measured_on=True, picture=None
+            )
+            made.append(Card(
+                sample, picture(self.folder, sample.picture), intact.answer, self._pieces(intact, end), end.mode,
+                longest if longest > LONG else 0,
+            ))  # fmt: skip
+        return made
+
+    def _pieces(self, intact: Judged, masked: Judged) -> list[Piece]:
+        return [(kind, visible(text)) for kind, text in changes(intact.answer, masked.answer)]
+
+    @property
+    def categories(self) -> list[str]:
+        return sorted({c.sample.category for c in self.cards if c.sample.category is not None})
+
+    @property
+    def prompts(self) -> list[str]:
+        return list(dict.fromkeys(c.sample.prompt for c in self.cards))
+
+    def payload(self) -> dict[str, Any]:
+        """What the slider shows: every answer at every k. Answers that repeat are kept once."""
+        texts: dict[tuple[Piece, ...], int] = {}
+        cards = []
+        for i, intact in enumerate(self.curve.intact.judged):
+            row = []
+            for point in self.curve:
+                masked = point.judged[i]
+                pieces = texts.setdefault(tuple(self._pieces(intact, masked)), len(texts))
+                row.append([pieces, MODES.index(masked.mode), None if masked.clip is None else round(masked.clip, 1)])
+            cards.append(row)
+        total = self.result.neurons_total
+        return {
+            "ks": self.curve.ks, "start": self.curve.ks.index(self.end), "modes": MODES, "long": LONG,
+            "stages": [self.stage(k) for k in self.curve.ks], "total": f"{total:,}", "xs": self.chart.xs,
+            "names": [f"{k:,}" for k in self.curve.ks], "categories": self.categories,
+            "texts": [[list(piece) for piece in pieces] for pieces in texts], "cards": cards,
+        }  # fmt: skip
+
+    def columns(self) -> list[dict[str, Any]]:
+        """The strip above the slider, one column a k: from where to where each mode goes, of 100, and whether k is named."""
+        found = []
+        for i, p in enumerate(self.result.curve):
+            top, parts = 0.0, []
+            for mode, share in p.modes.items():
+                if share:
+                    parts.append((mode, round(top, 2), round(100 * share, 2)))
+                    top += 100 * share
+            key = p.k in (0, self.collapse.stage1_k, self.collapse.k_star, self.curve.ks[-1])
+            found.append({"x": i, "k": p.k, "parts": parts, "key": key})
+        return found
+
+    def jumps(self) -> list[tuple[str, int]]:
+        """Buttons: what they are called, and which position they go to."""
+        ks = self.curve.ks
+        wanted = [("intact", 0), ("stage 1", self.collapse.stage1_k), ("k*", self.collapse.k_star), ("last", ks[-1])]
+        return [(name, ks.index(k)) for name, k in wanted if k is not None]
+
+    # -- where -------------------------------------------------------------------------------------------------------
+    @cached_property
+    def grids(self) -> list[Grid]:
+        return grids(self.result.places)
+
+    @property
+    def maps(self) -> list[Map]:
+        return draw_maps(self.grids)
+
+    @property
+    def shade(self) -> Shade:
+        return Shade(self.grids)
+
+    @property
+    def has_experts(self) -> bool:
+        return any(n.expert is not None for n in self.result.top)
+
+    # -- evidence ----------------------------------------------------------------------------------------------------
+    def kinds(self) -> list[Kind]:
+        made = []
+        for kind in dict.fromkeys(c.kind for c in self.result.controls):
+            every = [c for c in self.result.controls if c.kind == kind]
+            drawn = [c for c in every if c.collapsed is not None]
+            fallen = sum(bool(c.collapsed) for c in drawn)
+            found = [c.metrics.get("ppl_reference") for c in drawn]
+            finite = [v for v in found if v is not None]
+            bound = f"{100 * upper_bound(fallen, len(drawn)):.0f} %" if drawn else "–"
+            made.append(Kind(
+                CONTROLS.get(kind, kind), len(drawn), fallen, bound,
+                len(every) - len(drawn), max(finite) if finite and len(finite) == len(found) else None,
+            ))  # fmt: skip
+        return made
+
+    def strip(self) -> Strip | None:
+        """The controls' perplexities beside the critical set's; None without controls."""
+        return strip(self.result) if self.result.controls else None
+
+    def assumptions(self) -> list[Assumption]:
+        return assumptions(self.result.options)
+
+    def conditions(self) -> list[tuple[str, str]]:
+        """Versions and so on, flat."""
+        return list(_flat(self.result.conditions))
+
+
+def _flat(value: Any, name: str = "") -> Sequence[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in _flat(inner, f"{name} {key}".strip())]
+    return [] if value is None else [(name, show(value))]
+
+
+def number(name: str, value: float | None) -> str:
+    """A metric for people."""
+    if value is None or not math.isfinite(value):
+        return "not finite" if name.startswith("ppl") else "–"
+    if name in SHARES:
+        return f"{100 * value:.0f} %"
+    if name == "clip_score":
+        return f"{value:.1f}"
+    return f"{value:,.4g}" if value < 1e5 else f"{value:.2e}"
+
+
+def picture(folder: Path, name: str | None) -> str | None:
+    """A picture of the run directory as a data URI; None where there is none.
+
+    ``result.json`` may come from anyone: nothing outside ``pictures/`` is read, and nothing that is no JPEG.
+    """
+    if name is None:
+        return None
+    try:
+        inside = (folder / rundir.PICTURES).resolve()
+        file = (folder / name).resolve()
+        data = file.read_bytes() if file.parent == inside else b""
+    except (OSError, ValueError):
+        return None
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" if data.startswith(JPEG) else None
