@@ -11,7 +11,7 @@ study: $(VENV)/.installed
 	$(BIN)/lesion study $(ARGS)
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -8,7 +8,8 @@ import torch
 from lesion.models.vlm import VisionLanguageModel
 from tests import tiny_models
 
-torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 @pytest.fixture(params=sorted(tiny_models.BUILDERS))

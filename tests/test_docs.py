@@ -208,12 +208,12 @@ def test_the_doctors_checks_are_on_the_page():
 
 # -- places in the code that pages name -------------------------------------------------------------------------------
 def test_the_places_for_a_metric_exist():
-    from lesion import console, evaluation, metrics
+    from lesion import console_runs, evaluation, metrics
 
     page = (DOCS / "adding-a-metric.md").read_text()
     for name, there in (
         ("Judged", metrics.Judged), ("Evaluator._judge", evaluation.Evaluator._judge), ("summarise", metrics.summarise),
-        ("Evaluator._batch", evaluation.Evaluator._batch), ("_SHOWN", console._SHOWN),
+        ("Evaluator._batch", evaluation.Evaluator._batch), ("_SHOWN", console_runs._SHOWN),
     ):  # fmt: skip
         assert f"`{name}`" in page and there is not None
     for name in set(re.findall(r"`(src/[\w/.]+)`", page)):

@@ -170,7 +170,8 @@ def run_shell(block: Block) -> str:
     return printed
 
 
-RUN = [pytest.param(b, marks=pytest.mark.slow) if b.slow else b for b in SHELLS if not b.not_run]
+LONG = (pytest.mark.slow, pytest.mark.timeout(1800))
+RUN = [pytest.param(b, marks=LONG) if b.slow else b for b in SHELLS if not b.not_run]
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)

@@ -20,9 +20,6 @@ from lesion.result import Metrics, NeuronEntry
 from lesion.rundir import RunDirectory, default_folder
 from lesion.sites import Role
 
-ROLES: tuple[Role, ...] = ("hidden", "down")
-"""A coordinate is an intermediate unit and a residual channel; gate and up are the same unit as hidden."""
-
 
 class KnownRow(BaseModel):
     """What masking the known neurons of one role does; ``collapsed`` by the same rule as in a study."""
@@ -79,10 +76,10 @@ def check_known(
     expected = known.known(expect) if expect else None  # a wrong name is said before anything is loaded
     samples = load_samples(asked.data, asked.samples, asked.seed, asked.strict, progress.warn, asked.category)
     vlm = load_model(asked, progress) if isinstance(model, str) else model
-    expected = expected or known.recognise(name, *names_of(vlm))
+    expected = expected or known.recognise(name, *known.names_of(vlm))
     if expected is None:
         raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {_listed()}")
-    sets: dict[Role, NeuronSet] = {role: expected.neurons(vlm.sites, role) for role in ROLES}
+    sets: dict[Role, NeuronSet] = {role: expected.neurons(vlm.sites, role) for role in known.ROLES}
     samples = as_read(vlm, samples, asked.data)
     clip = load_clip(asked, samples, progress, progress.warn)
     path = Path(out) if out is not None else default_folder(asked, "known", expected.name)
@@ -108,12 +105,6 @@ def mask_known(measure: Measurement, sets: Mapping[Role, NeuronSet]) -> list[Kno
             ))  # fmt: skip
             advance(1)
     return rows
-
-
-def names_of(vlm: VisionLanguageModel) -> list[str | None]:
-    """What the model's configs say that it was made from."""
-    config = vlm.model.config
-    return [getattr(c, "_name_or_path", None) for c in (config, getattr(config, "text_config", None))]
 
 
 def _listed() -> str:

@@ -17,6 +17,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Model = Annotated[str, typer.Argument(help="Embedded name (tiny-llava, tiny-instructblip), local folder or hub id.")]
+Run = Annotated[str, typer.Argument(help="Run directory of a finished study.")]
 DATA_HELP = "Folder (images, parquet, tar), FILE.jsonl, FILE.txt, coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME."
 SCORER_HELP = "can, activation, gradient, taylor, wanda, superweight, perturbation or random."
 Clip = Annotated[str, typer.Option(help="CLIP model for the CLIP score; none for none.")]
@@ -88,7 +89,8 @@ def study(
         _quiet_libraries()
         from rich.console import Console
 
-        from lesion.console import Bars, show_result
+        from lesion.console import Bars
+        from lesion.console_runs import show_result
         from lesion.study import Study
 
         result = Study(model, out=out, progress=Bars(), **options).run()
@@ -136,6 +138,65 @@ def doctor(
         _print(json, lambda: _to_json(found.table()), lambda: show_diagnosis(found, Console()))
         if not found.healthy:
             raise typer.Exit(1)
+
+
+@app.command("show")
+def show_command(run: Run, json: Json = False) -> None:
+    """Show a finished run: its answer, its curve, its critical neurons, and how sure they are."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from lesion.console_runs import show_run
+        from lesion.result import Result
+
+        result = Result.load(run)
+        _print(json, lambda: result.model_dump_json(indent=1), lambda: show_run(result, Console()))
+
+
+@app.command("diff")
+def diff_command(first: Run, second: Run, json: Json = False) -> None:
+    """Compare two finished runs: what was asked otherwise, what was found otherwise, which critical neurons they share."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from lesion.console_runs import show_difference
+        from lesion.difference import diff
+
+        found = diff(first, second)
+        _print(json, lambda: _to_json(found.as_dict()), lambda: show_difference(found, Console()))
+
+
+@app.command("try")
+def try_command(
+    model: Model,
+    image: Annotated[str | None, typer.Argument(help="Image file; none for a model that reads text alone.")] = None,
+    neurons: Annotated[str | None, typer.Option(help="Set of neurons to mask, such as a run's critical.json.")] = None,
+    run: Annotated[str | None, typer.Option(help="Run directory: its critical set, or the first of its ranking.")] = None,
+    top: Annotated[int | None, typer.Option(help="So many of the first of the run's ranking.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    quantization: Quantization = "none",
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Ask about one image with the model intact and with neurons masked; show both answers."""
+    with _one_line_errors():
+        _quiet_libraries()
+        from rich.console import Console
+
+        from lesion.console_runs import show_trial
+        from lesion.data import Sample, load_image
+        from lesion.models.loading import load
+        from lesion.options import DEFAULT_PROMPT
+        from lesion.trial import attempt, neurons_of
+
+        sample = Sample("prompt", None) if image is None else load_image(image)
+        vlm = load(model, dtype, device, trust_remote_code, device_map, quantization)
+        found = attempt(vlm, sample, neurons_of(vlm, neurons, run, top), prompt or DEFAULT_PROMPT, max_new_tokens)
+        _print(json, lambda: _to_json(found.as_dict()), lambda: show_trial(found, Console()))
 
 
 @app.command("check-known")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from lesion.console_runs import number
 from lesion.paper.tables import show
 from lesion.progress import Advance
-from lesion.result import Control, Metrics, Result
 from lesion.sites import Sites
 
 if TYPE_CHECKING:
@@ -73,30 +72,6 @@ def site_rows(sites: Sites) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def show_result(result: Result, console: Console) -> None:
-    """The answer first, then what it rests on."""
-    console.print(f"\n[bold]{escape(result.verdict)}[/]\n", soft_wrap=True)
-    console.print(_metrics_table(result))
-    console.print()
-    stage1 = f"begins at k = {result.stage1_k:,}" if result.stage1_k is not None else "not seen"
-    console.print(f"[bold]stage 1[/] (worse than intact, beyond sampling noise): {stage1}", soft_wrap=True)
-    if result.k_star is None:
-        console.print(f"[bold]collapse[/]: none up to k = {result.largest_k:,}", soft_wrap=True)
-    else:
-        low, high = (f"{end:,}" if end is not None else "none" for end in result.k_star_ci)
-        share = f"{100 * (result.k_star_fraction or 0):.3g} %"
-        console.print(
-            f"[bold]collapse[/]: k* = {result.k_star:,} of {result.neurons_total:,} neurons ({share}), "
-            f"95 % interval over images {low} to {high}", soft_wrap=True,
-        )  # fmt: skip
-        _show_critical(result, console)
-        _show_controls(result.controls, console)
-        _show_example(result, console)
-    for note in result.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
-    console.print(f"\n[bold]run[/]: {escape(result.run)}", soft_wrap=True)
-
-
 def show_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     """One row a check, and the verdict."""
     table = Table(title=f"{escape(diagnosis.model)}")
@@ -116,7 +91,7 @@ def show_known(check: KnownCheck, console: Console) -> None:
     for name in ("masked", "neurons", "perplexity of the intact answers", "CLIP score", "collapsed"):
         table.add_column(name, justify="left" if name == "masked" else "right")
     for row in check.table():
-        perplexity, clip = (_number(row, name) for name in ("ppl_reference", "clip_score"))
+        perplexity, clip = (number(row, name) for name in ("ppl_reference", "clip_score"))
         table.add_row(row["role"], str(row["neurons"]), perplexity, clip, "yes" if row["collapsed"] else "no")
     console.print(table)
     for row in check.rows:
@@ -139,70 +114,3 @@ def show_paper(paper: Paper, console: Console) -> None:
             table.add_row(row["component"], row["role"], show(row["neurons"]), show(row["stage1_k"]), k_star, share, interval)
         console.print(table)
     console.print(f"\n[bold]summary[/]: {escape(str(paper.out / 'summary.md'))}", soft_wrap=True)
-
-
-_SHOWN = {
-    "ppl_reference": "perplexity of the intact answers",
-    "ppl_generated": "perplexity of its own answers",
-    "ppl_generated_intact": "the same, to the intact model",
-    "clip_score": "CLIP score",
-    "token_agreement": "token agreement with intact",
-    "repeated_ngrams": "repeated 3-grams",
-}
-
-
-def _metrics_table(result: Result) -> Table:
-    chosen = [("intact", result.baseline)]
-    points = {p.k: p.metrics for p in result.curve}
-    if result.stage1_k is not None and result.stage1_k != result.k_star:
-        chosen.append((f"stage 1 (k = {result.stage1_k:,})", points[result.stage1_k]))
-    last = result.k_star if result.k_star is not None else result.largest_k
-    if last:
-        chosen.append((f"{'collapse' if result.k_star else 'largest'} (k = {last:,})", points[last]))
-    table = Table()
-    table.add_column("")
-    for name, _ in chosen:
-        table.add_column(name, justify="right")
-    table.add_column("chance", justify="right")
-    for metric, words in _SHOWN.items():
-        table.add_row(words, *(_number(m, metric) for _, m in chosen), _number(result.chance, metric, missing=""))
-    return table
-
-
-def _number(metrics: Metrics, name: str, missing: str = "not finite") -> str:
-    value = metrics.get(name)
-    return missing if value is None else f"{value:,.4g}" if value < 1e6 else f"{value:.1e}"
-
-
-def _show_critical(result: Result, console: Console) -> None:
-    layers = Counter((n.component, n.layer) for n in result.critical)
-    where = ", ".join(f"{component} layer {layer}: {count}" for (component, layer), count in sorted(layers.items()))
-    console.print(f"[bold]critical neurons by layer[/]: {where}", soft_wrap=True)
-    if result.minimal_set is not None:
-        members = ", ".join(f"{n.component} layer {n.layer} {n.role}[{n.index}]" for n in result.minimal_set)
-        console.print(
-            f"[bold]minimal set[/] (no {len(result.minimal_set) - 1} of these {len(result.minimal_set)} collapse it): "
-            f"{escape(members)}", soft_wrap=True,
-        )  # fmt: skip
-
-
-def _show_controls(controls: list[Control], console: Console) -> None:
-    said = []
-    for kind in dict.fromkeys(c.kind for c in controls):
-        drawn = [c for c in controls if c.kind == kind and c.collapsed is not None]
-        said.append(f"{kind} {sum(not c.collapsed for c in drawn)} of {len(drawn)}" if drawn else f"{kind} not possible")
-    if said:
-        console.print(f"[bold]controls[/] of the same size that leave the model standing: {', '.join(said)}", soft_wrap=True)
-
-
-def _show_example(result: Result, console: Console) -> None:
-    """The sample whose answer was longest when intact, so that there is something to see."""
-    fallen = [e for e in result.examples if e.mode != "intact"]
-    if not fallen:
-        return
-    example = max(fallen, key=lambda e: len(e.intact))
-    table = Table(title=f"{escape(example.sample)}: {example.mode}", show_lines=True)
-    table.add_column("intact", ratio=1)
-    table.add_column(f"k = {result.k_star:,} masked", ratio=1)
-    table.add_row(escape(example.intact), escape(example.masked) or "[dim](empty)[/]")
-    console.print(table)

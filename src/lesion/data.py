@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -87,6 +88,16 @@ def load_samples(
     if source == SCENES:
         return _scenes(count, seed, category)
     return _choose(source, entries(source, category), count, seed, strict, warn)
+
+
+def load_image(path: str | Path) -> Sample:
+    """One image file as a sample.
+
+    Raises:
+        DataError: It cannot be read as an image.
+    """
+    entry = Entry(Path(path).name, Path(path))
+    return Sample(entry.id, _decode(entry))
 
 
 def load_categories(
@@ -181,16 +192,22 @@ def _choose(
 
 def _read(entry: Entry, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
     try:
+        return _decode(entry)
+    except DataError as error:
+        if strict:
+            raise DataError(f"{error}; remove it, or leave out --strict to skip it") from None
+        warn(f"{error}; skipped")
+        return None
+
+
+def _decode(entry: Entry) -> Image.Image:
+    try:
         with Image.open(entry.open()) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow's own words would name a buffer in memory where the image has no file.
         why = "no kind of image that is known" if isinstance(error, UnidentifiedImageError) else error
-        reason = f"{entry.where} cannot be read as an image ({why})"
-    if strict:
-        raise DataError(f"{reason}; remove it, or leave out --strict to skip it")
-    warn(f"{reason}; skipped")
-    return None
+        raise DataError(f"{entry.where} cannot be read as an image ({why})") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -117,7 +117,7 @@ class Evaluator:
         found = self.vlm.answer_log_probs(embeds, references)
         own = found if references == answers else self.vlm.answer_log_probs(embeds, answers)
         for i, log_probs, answer in zip(rows, own, answers, strict=True):
-            self._baselines[i] = _likelihood(log_probs, answer)
+            self._baselines[i] = likelihood(log_probs, answer)
         kept = sum(t.numel() for t in (*self._reference_intact.values(), *found))
         if kept <= _KEPT:
             self._reference_intact |= dict(zip(rows, found, strict=True))
@@ -149,9 +149,9 @@ class Evaluator:
             self._judge(
                 i,
                 answers[n],
-                _likelihood(reference_masked[n], references[n]),
-                _likelihood(generated_masked[n], answers[n]),
-                _likelihood(generated_intact[n], answers[n]),
+                likelihood(reference_masked[n], references[n]),
+                likelihood(generated_masked[n], answers[n]),
+                likelihood(generated_intact[n], answers[n]),
                 self._baselines[i],
                 None if clips is None else clips[n],
                 _divergence(reference_intact[n], reference_masked[n]),
@@ -184,8 +184,8 @@ class Evaluator:
         )  # fmt: skip
 
 
-def _likelihood(log_probs: torch.Tensor, answer: Answer) -> Likelihood:
-    """From the distributions before each of an answer's tokens, ``[tokens, vocabulary]``."""
+def likelihood(log_probs: torch.Tensor, answer: Answer) -> Likelihood:
+    """Of an answer, from the log-probabilities before each of its tokens, ``[tokens, vocabulary]``."""
     import torch
 
     chosen = log_probs.gather(1, torch.tensor(answer.ids, device=log_probs.device)[:, None])[:, 0]

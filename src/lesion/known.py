@@ -12,11 +12,18 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lesion import zoo
 from lesion.errors import OptionError
 from lesion.neurons import Neuron, NeuronSet
 from lesion.sites import Role, Site, Sites
+
+if TYPE_CHECKING:
+    from lesion.models.vlm import VisionLanguageModel
+
+ROLES: tuple[Role, ...] = ("hidden", "down")
+"""A coordinate is an intermediate unit and a residual channel; gate and up are the same unit as hidden."""
 
 
 @dataclass(frozen=True)
@@ -136,3 +143,32 @@ def recognise(*given: str | None) -> Known | None:
             if name and re.search(entry.pattern, name.lower()):
                 return entry
     return None
+
+
+def names_of(vlm: VisionLanguageModel) -> list[str | None]:
+    """What the model's configs say that it was made from."""
+    config = vlm.model.config
+    return [getattr(c, "_name_or_path", None) for c in (config, getattr(config, "text_config", None))]
+
+
+def truth_of(vlm: VisionLanguageModel, expect: str | None) -> Known | None:
+    """What is known of a model.
+
+    Args:
+        vlm: The model.
+        expect: Whose known coordinates; None to go by the model's names.
+
+    Raises:
+        OptionError: ``expect`` names nothing that is known, or what does not fit the model.
+    """
+    found = known(expect) if expect is not None else recognise(vlm.name, *names_of(vlm))
+    try:
+        if found is not None:
+            for role in ROLES:
+                found.neurons(vlm.sites, role)
+    except OptionError:
+        # A model that only bears the name (a tiny one of the same family, say) is not what was published.
+        if expect is not None:
+            raise
+        return None
+    return found

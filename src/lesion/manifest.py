@@ -31,20 +31,11 @@ def manifest(
     before = run.read_json(MANIFEST) or {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        **conditions(vlm, fingerprint),
         "command": sys.argv,
         "platform": platform.platform(),
-        "device": str(vlm.device),
-        "dtype": str(vlm.model.dtype).removeprefix("torch."),
         "threads": os.cpu_count(),
         "seed": options.seed,
-        "model": {
-            "name": vlm.name,
-            "class": type(vlm.model).__name__,
-            "fingerprint": fingerprint,
-            "revision": getattr(vlm.model.config, "_commit_hash", None),
-            "parameters": sum(p.numel() for p in vlm.model.parameters()),
-        },
         "data": {
             "source": options.data,
             "ranked_on": [s.id for s in ranked],
@@ -55,6 +46,22 @@ def manifest(
         "started": before.get("started", now),
         "starts": before.get("starts", 0) + (0 if finished else 1),
         "finished": now if finished else None,
+    }
+
+
+def conditions(vlm: VisionLanguageModel, fingerprint: str) -> dict[str, Any]:
+    """With what a model was run: versions, device, dtype, and which model it is."""
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "device": str(vlm.device),
+        "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        "model": {
+            "name": vlm.name,
+            "class": type(vlm.model).__name__,
+            "fingerprint": fingerprint,
+            "revision": getattr(vlm.model.config, "_commit_hash", None),
+            "parameters": sum(p.numel() for p in vlm.model.parameters()),
+        },
     }
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -114,6 +114,16 @@ class Judged:
     repeated: float
     not_text: float
     mode: Mode
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Judged:
+        """From :meth:`as_dict`."""
+        parts = {name: Likelihood(**data[name]) for name in ("reference", "generated", "generated_intact")}
+        return cls(**{**data, **parts})
 
 
 def mode_of(

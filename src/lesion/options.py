@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Literal
 
 import yaml
@@ -72,6 +73,16 @@ class StudyOptions(BaseModel):
     def question(self) -> dict[str, Any]:
         """What makes it this study and not another: all options but those that only change how long it takes."""
         return self.model_dump(exclude=set(EASING))
+
+    def command(self) -> str:
+        """The command line that asks the same; options with their default are left out."""
+        words = ["lesion", "study", self.model]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "model" and value != field.default:
+                flag = f"--{name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lesion.errors import OptionError
+from lesion.errors import NeuronSetError, OptionError
 from lesion.files import write_text
 from lesion.importance import Importance
 from lesion.neurons import Neuron, NeuronSet
@@ -82,3 +82,37 @@ class Ranking:
                 + [f"{values[owner][index]:.9g}" for values in columns.values()]
             )
         write_text(path, text.getvalue())
+
+
+def read_top(path: str | Path, k: int, sites: Sites) -> NeuronSet:
+    """The first k neurons of a file that :meth:`Ranking.save` wrote.
+
+    Args:
+        path: ``ranking.csv``.
+        k: How many, at least 1.
+        sites: Of the model that they are for.
+
+    Raises:
+        OptionError: k is not from 1 to the number of ranked neurons.
+        NeuronSetError: The file cannot be read, or ranks neurons that the model does not have.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = [row for _, row in zip(range(max(k, 0)), csv.DictReader(file), strict=False)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise NeuronSetError(f"{path} cannot be read as a ranking: {getattr(error, 'strerror', None) or error}") from None
+    if not 1 <= k == len(rows):
+        raise OptionError(f"k is {k}; {path} ranks {len(rows) if k > 0 else 'at least 1'} neurons")
+    found = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            place = row["path"] if not row.get("expert") else f"{row['path']}.{row['expert']}"
+            site = sites.get(f"{place}:{row['role']}")
+            if site is None:
+                raise NeuronSetError(f"{path}, line {number}: the model has no {row['role']} site at {place!r}")
+            found.append(Neuron(site, int(row["index"])))
+        except (KeyError, ValueError) as error:
+            if isinstance(error, NeuronSetError):
+                raise
+            raise NeuronSetError(f"{path}, line {number} is not a line of a ranking ({error})") from None
+    return NeuronSet(found)

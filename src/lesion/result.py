@@ -1,13 +1,26 @@
-"""A :class:`Result` is a study's answer: what ``result.json`` holds, and what others read."""
+"""A :class:`Result` is a study's answer: what ``result.json`` holds, what others read, and what every figure is made from."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lesion.controls import upper_bound
+from lesion.curve import Curve, Point
+from lesion.errors import RunError
+from lesion.metrics import Judged
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lesion.collapse import Collapse
 
 HANDFUL = 10
 """The paper finds four or five neurons in LLaVA and over a thousand in InstructBLIP; up to here we speak of a handful."""
+FILE = "result.json"
 
 Metrics = dict[str, float | None]
 
@@ -22,6 +35,48 @@ class NeuronEntry(BaseModel):
     index: int
     expert: int | None = None
 
+    def __str__(self) -> str:
+        expert = "" if self.expert is None else f" expert {self.expert}"
+        return f"{self.component} layer {self.layer}{expert} {self.role}[{self.index}]"
+
+
+class RankedNeuron(NeuronEntry):
+    """One of the first of the ranking, with what is known of it."""
+
+    rank: int = Field(description="from 1")
+    importance: float = Field(description="by the study's scorer")
+    activation: float = Field(description="mean |activation|")
+    gradient: float = Field(description="mean |gradient of the loss|")
+    consistency: float = Field(description="share of samples in which it is among the top 1 % of its component and role")
+    critical: bool = Field(description="among the top k*")
+    known: bool = Field(description="a published or seeded coordinate")
+
+
+class Place(BaseModel):
+    """One site: how important its neurons are."""
+
+    component: str
+    role: str
+    layer: int
+    expert: int | None
+    width: int
+    reachable: bool
+    mean: float = Field(description="importance by the study's scorer, mean over the neurons")
+    highest: float = Field(description="of the most important neuron")
+    critical: int = Field(description="how many of the top k* are here")
+
+
+class SampleEntry(BaseModel):
+    """One sample, and what it was used for."""
+
+    id: str
+    category: str | None
+    reference: str | None
+    prompt: str
+    ranked_on: bool
+    measured_on: bool
+    picture: str | None = Field(description="small copy of the image, a file below the run directory")
+
 
 class _Measured(BaseModel):
     """Something with every metric by its name beside its own fields."""
@@ -34,12 +89,13 @@ class _Measured(BaseModel):
 
 
 class CurvePoint(_Measured):
-    """One k of the curve: ``k``, ``collapsed``, and every metric by its name."""
+    """One k of the curve: ``k``, ``collapsed``, every metric by its name, and every sample's answer and values."""
 
     k: int
     collapsed: bool
     modes: dict[str, float]
     evaluation: str = Field(description="key of the line in evaluations.jsonl")
+    judged: list[dict[str, Any]] = Field(description="what lesion.metrics.Judged holds, one a measured sample")
 
 
 class Control(_Measured):
@@ -88,28 +144,106 @@ class Result(BaseModel):
     controls: list[Control]
     modes: dict[str, float] | None
     examples: list[Example]
+    top: list[RankedNeuron] = Field(description="the first 200 of the ranking")
+    places: list[Place] = Field(description="every site of the model that was scored")
+    known: str | None = Field(description="whose known coordinates the model has, and where they were published")
+    sample_list: list[SampleEntry]
+    chance_clip: list[float] | None = Field(description="each measured sample's CLIP score at chance level")
+    seed: int
     notes: list[str] = Field(description="everything a reader should know before believing it")
     verdict: str
+    command: str = Field(description="asks the same again")
+    options: dict[str, Any]
+    conditions: dict[str, Any] = Field(description="versions, device, dtype, model class, fingerprint, revision")
     run: str
 
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Reads a run directory, or its ``result.json``.
+
+        Raises:
+            RunError: No such file, or no result of this version of lesion.
+        """
+        file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"{file} cannot be read ({reason}); expected the run directory of a finished study") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = ".".join(map(str, first["loc"])) or "the file"
+            hint = "; it may be another version's: run its study again to have it made anew"
+            raise RunError(f"{file} is no result that this version of lesion reads ({what}: {first['msg']}){hint}") from None
+
+    # -- what it says ------------------------------------------------------------------------------------------------
     def table(self) -> list[dict[str, Any]]:
         """The curve as rows."""
         return [{"k": p.k, "collapsed": p.collapsed, **p.metrics} for p in self.curve]
 
+    def confidence(self) -> list[str]:
+        """How sure the answer is: one sentence for each kind of evidence."""
+        if self.k_star is None:
+            return [f"No k up to {self.largest_k:,} of {self.neurons_total:,} collapses the model and stays collapsed."]
+        low, high = (f"{end:,}" if end is not None else "none" for end in self.k_star_ci)
+        measured = sum(s.measured_on for s in self.sample_list)
+        lines = [f"k* = {self.k_star:,}; over {measured} images its 95 % bootstrap interval is {low} to {high}."]
+        for kind in dict.fromkeys(c.kind for c in self.controls):
+            drawn = [c for c in self.controls if c.kind == kind and c.collapsed is not None]
+            fallen = sum(bool(c.collapsed) for c in drawn)
+            if drawn:
+                bound = f"{100 * upper_bound(fallen, len(drawn)):.0f} %"
+                said = f"{fallen} of {len(drawn)} collapse the model (at most {bound} of all would, 95 % sure)"
+                lines.append(f"{CONTROLS[kind]}: {said}.")
+        if self.minimal_set is not None and self.minimal_verified:
+            count = len(self.minimal_set)
+            lines.append(f"{count} of them are enough, and none of these can be left out: each of the {count} was tried.")
+        return lines
+
+    # -- what figures are made from ----------------------------------------------------------------------------------
+    def read_curve(self) -> Curve:
+        """The curve with every sample's values."""
+        points = [Point(p.k, tuple(Judged.from_dict(j) for j in p.judged)) for p in self.curve]
+        return Curve(points, self.chance_clip)
+
+    def collapse(self) -> Collapse:
+        """What the curve says; the same as when the study was made."""
+        from lesion.collapse import find
+
+        return find(self.read_curve(), self.seed)
+
+    def plot(self) -> Figure:
+        """The two-stage curve."""
+        from lesion.report.figures import plot_curve
+
+        return plot_curve(self.read_curve(), self.collapse(), self.verdict)
+
+
+CONTROLS = {
+    "random": "Random sets of the same size",
+    "layers": "Random sets in the same layers",
+    "magnitude": "Sets of matched activation",
+}
+
 
 def verdict(
-    k_star: int | None, neurons_total: int, largest_k: int, component: str, role: str, controls: list[Control], layers: int
-) -> str:
+    model: str, k_star: int | None, neurons_total: int, largest_k: int, component: str, role: str, controls: list[Control],
+    critical: list[NeuronEntry],
+) -> str:  # fmt: skip
     """The answer in a sentence or two."""
     kind = " ".join(word for word in (component, role) if word != "all")
     what = f"{neurons_total:,} {kind} neurons".replace("  ", " ")
     if k_star is None:
-        return f"No collapse found up to k = {largest_k:,} of {what}: this model has no critical handful here."
+        return f"No collapse found up to k = {largest_k:,} of {what}: {model} has no critical handful here."
     drawn = [c for c in controls if c.kind == "random" and c.collapsed is not None]
     standing = sum(not c.collapsed for c in drawn)
     luck = f" {standing} of {len(drawn)} random sets of that size leave it standing." if drawn else ""
-    where = f"{layers} layer{'s' if layers > 1 else ''}"
     if k_star <= HANDFUL:
-        return f"Masking {k_star} of {what}, in {where}, collapses the model: a critical handful.{luck}"
+        layers = Counter((n.component, n.layer) for n in critical)
+        (where, layer), _ = layers.most_common(1)[0]
+        place = f"all in {where} layer {layer}" if len(layers) == 1 and k_star > 1 else f"in {where} layer {layer}"
+        if len(layers) > 1:
+            place = f"in {len(layers)} layers"
+        return f"Masking {k_star} of {what}, {place}, collapses {model}: a critical handful.{luck}"
     share = f"{100 * k_star / neurons_total:.2g} %"
-    return f"No critical handful: the model stands until {k_star:,} of {what} ({share}) are masked.{luck}"
+    return f"No critical handful: {model} stands until {k_star:,} of {what} ({share}) are masked.{luck}"

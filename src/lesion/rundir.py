@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from lesion.errors import RunError
 from lesion.files import write_text
-from lesion.metrics import Judged, Likelihood
+from lesion.metrics import Judged
 from lesion.models.inputs import Answer
 from lesion.options import StudyOptions
 
@@ -28,7 +28,7 @@ except ImportError:  # Windows has no such lock; there, two processes in one fol
 
 CONFIG, MANIFEST, RESULT = "config.yaml", "manifest.json", "result.json"
 IMPORTANCE, RANKING, CRITICAL = "importance.safetensors", "ranking.csv", "critical.json"
-EVALUATIONS, FIGURES, LOCK = "evaluations.jsonl", "figures", ".lock"
+EVALUATIONS, FIGURES, PICTURES, LOCK = "evaluations.jsonl", "figures", "pictures", ".lock"
 
 
 class RunDirectory:
@@ -112,10 +112,10 @@ class RunDirectory:
 
     def evaluation(self, key: str) -> list[Judged]:
         """What was measured under a key."""
-        return [_judged(sample) for sample in self._lines[key]["samples"]]
+        return [Judged.from_dict(sample) for sample in self._lines[key]["samples"]]
 
     def add_evaluation(self, key: str, about: dict[str, Any], judged: list[Judged], metrics: dict[str, Any]) -> None:
-        self._append({"key": key, **about, "metrics": metrics, "samples": [asdict(j) for j in judged]})
+        self._append({"key": key, **about, "metrics": metrics, "samples": [j.as_dict() for j in judged]})
 
     def answers(self, key: str) -> dict[str, Answer]:
         """Sample id -> the intact model's answer."""
@@ -162,8 +162,3 @@ def _hold(lock: IO[str], path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise RunError(f"another process is working in {path}; wait for it, or choose another --out") from None
-
-
-def _judged(data: dict[str, Any]) -> Judged:
-    parts = {name: Likelihood(**data[name]) for name in ("reference", "generated", "generated_intact")}
-    return Judged(**{**data, **parts})

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from lesion import rundir
 from lesion.bench import Bench, Measurement, as_read, load_clip, load_model, mean_scorers, self_check
 from lesion.collapse import Collapse, find
-from lesion.curve import Curve, Point
+from lesion.conclusion import Findings
 from lesion.data import Sample, load_samples, split
 from lesion.errors import OptionError
 from lesion.evaluation import usable_masks
@@ -21,20 +23,17 @@ from lesion.importance import Importance
 from lesion.manifest import manifest
 from lesion.minimal import Minimal
 from lesion.models.vlm import VisionLanguageModel
-from lesion.neurons import NeuronSet
 from lesion.options import StudyOptions
 from lesion.progress import Progress, Silent
 from lesion.ranking import Ranking
 from lesion.report.figures import save_curve
-from lesion.result import Control, CurvePoint, Example, NeuronEntry, Result, verdict
+from lesion.result import Result
 from lesion.rundir import RunDirectory, default_folder
 from lesion.scorers import get_scorer
 from lesion.sites import Sites
 
 SCORED = ("can", "activation", "gradient")
 """What every study scores besides its own scorer: they cost nothing more, and the controls and the report use them."""
-LISTED = 1000
-"""Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
 
 
 class Study:
@@ -101,8 +100,13 @@ class Study:
             return _Stages(bench, sites, ranked, measured).result()
 
     def _finished(self) -> Result | None:
+        """The answer of before; None where there is none, or one that another version wrote."""
         data = RunDirectory(self.out).read_json(rundir.RESULT)
-        return None if data is None else Result.model_validate(data)
+        try:
+            return None if data is None else Result.model_validate(data)
+        except ValidationError:
+            self._progress.warn(f"{self.out / rundir.RESULT} is another version's; made anew from what was measured")
+            return None
 
     def _note(self, line: str) -> None:
         self._notes.append(line)
@@ -139,7 +143,9 @@ class _Stages:
         )
         critical.model, critical.revision = self.options.model, bench.fingerprint
         critical.save(run.path / rundir.CRITICAL)
-        result = self._answer(measure, ranking, curve, collapse, critical, minimal, controls)
+        result = Findings(
+            bench, self.ranked, self.measured, importances, measure, ranking, curve, collapse, critical, minimal, controls
+        ).conclude()
         save_curve(curve, collapse, run.path / rundir.FIGURES, result.verdict)
         self._write_manifest(finished=True)
         run.write_json(rundir.RESULT, result.model_dump())
@@ -164,55 +170,3 @@ class _Stages:
             self.bench.warn(f"k* is above the minimal limit ({self.options.minimal_limit}); no minimal set was sought")
             return None
         return measure.minimal(ranking, collapse.k_star)
-
-    # -- the answer ---------------------------------------------------------------------------------------------------
-    def _answer(
-        self,
-        measure: Measurement,
-        ranking: Ranking,
-        curve: Curve,
-        collapse: Collapse,
-        critical: NeuronSet,
-        minimal: Minimal | None,
-        controls: list[Control],
-    ) -> Result:
-        options, k_star = self.options, collapse.k_star
-        if not collapse.monotone:
-            self.bench.notes.append("the curve is not monotone: at some k the model is better than at a smaller one")
-        end = curve.at(k_star) if k_star is not None else None
-        return Result(
-            model=options.model, component=options.component, role=options.role, scorer=options.scorer,
-            alpha=options.alpha, samples=len(self.bench.samples), neurons_total=len(ranking),
-            baseline=curve.intact.metrics,
-            chance={"clip_score": None if curve.chance is None else float(curve.chance.mean())},
-            curve=[
-                CurvePoint(
-                    k=p.k, collapsed=p.k in collapse.collapsed, modes=p.modes,
-                    evaluation=measure.key(ranking.top(p.k)), **p.metrics,
-                )
-                for p in curve
-            ],
-            stage1_k=collapse.stage1_k, k_star=k_star,
-            k_star_fraction=None if k_star is None else k_star / len(ranking),
-            k_star_ci=collapse.k_star_ci, largest_k=collapse.largest_k, monotone=collapse.monotone,
-            critical=[NeuronEntry(**ranking[i].as_dict()) for i in range(min(len(critical), LISTED))],
-            minimal_set=None if minimal is None else [NeuronEntry(**n.as_dict()) for n in minimal.neurons],
-            minimal_verified=minimal is not None and minimal.verified, controls=controls,
-            modes=None if end is None else end.modes,
-            examples=[] if end is None else self._examples(curve.intact, end), notes=self.bench.notes,
-            verdict=verdict(
-                k_star, len(ranking), collapse.largest_k, options.component, options.role, controls,
-                len(critical.by_layer()),
-            ),
-            run=str(self.bench.run.path),
-        )  # fmt: skip
-
-    def _examples(self, intact: Point, masked: Point) -> list[Example]:
-        samples = self.bench.samples
-        return [
-            Example(
-                sample=before.id, category=samples[before.id].category, reference=samples[before.id].reference,
-                intact=before.answer, masked=after.answer, mode=after.mode,
-            )
-            for before, after in zip(intact.judged, masked.judged, strict=True)
-        ]  # fmt: skip

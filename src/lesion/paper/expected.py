@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lesion import known
-from lesion.check_known import ROLES, KnownRow, mask_known, names_of
-from lesion.errors import OptionError
-from lesion.known import Known
-from lesion.models.vlm import VisionLanguageModel
+from lesion.check_known import KnownRow, mask_known
+from lesion.known import ROLES, Known, names
 from lesion.neurons import Neuron, NeuronSet
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
@@ -51,7 +48,7 @@ class Expected(Part):
     def words(self) -> list[str]:
         if self.known is None:
             return ["Nothing has been published about single neurons of this model, as far as lesion knows; if it derives "
-                    f"from one of these, name it with --expect: {', '.join(known.names())}."]  # fmt: skip
+                    f"from one of these, name it with --expect: {', '.join(names())}."]  # fmt: skip
         lines = [f"Known of {self.known.name} ({self.known.source}):"]
         for role in dict.fromkeys(p.neuron.site.role for p in self.places):
             inside = [p for p in self.places if p.neuron.site.role == role]
@@ -105,29 +102,6 @@ class Expected(Part):
         place.set_xlabel("rank by CAN")
         figure.suptitle(f"{self.model}: known coordinates", fontsize=9)
         return figure
-
-
-def truth_of(vlm: VisionLanguageModel, expect: str | None) -> Known | None:
-    """What is known of a model.
-
-    Args:
-        vlm: The model.
-        expect: Whose known coordinates; None to go by the model's names.
-
-    Raises:
-        OptionError: ``expect`` names nothing that is known, or what does not fit the model.
-    """
-    found = known.known(expect) if expect is not None else known.recognise(vlm.name, *names_of(vlm))
-    try:
-        if found is not None:
-            for role in ROLES:
-                found.neurons(vlm.sites, role)
-    except OptionError:
-        # A model that only bears the name (a tiny one of the same family, say) is not what was published.
-        if expect is not None:
-            raise
-        return None
-    return found
 
 
 def expected(subject: Subject) -> Expected:

@@ -14,13 +14,14 @@ from lesion import zoo
 from lesion.bench import Bench, as_read, load_clip, load_model, self_check
 from lesion.data import load_categories, load_samples, split
 from lesion.errors import OptionError
+from lesion.known import truth_of
 from lesion.manifest import manifest
 from lesion.models.loading import load_structure
 from lesion.models.vlm import VisionLanguageModel
 from lesion.options import StudyOptions
 from lesion.paper.categories import categories
 from lesion.paper.collapse_modes import collapse_modes
-from lesion.paper.expected import expected, truth_of
+from lesion.paper.expected import expected
 from lesion.paper.luck import luck
 from lesion.paper.masks import masks
 from lesion.paper.methods import methods

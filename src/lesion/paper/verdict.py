@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lesion.conclusion import entry
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
 from lesion.paper.tables import Rows
@@ -75,9 +76,8 @@ class Verdict(Part):
     def _of(self, role: str) -> str:
         cell = self.cells[role]
         found = cell.collapse
-        return verdict(
-            found.k_star, len(cell.ranking), found.largest_k, "language", role, [], len(cell.critical.by_layer())
-        )
+        critical = [entry(neuron) for neuron in cell.critical] if (found.k_star or 0) <= HANDFUL else []
+        return verdict(self.model, found.k_star, len(cell.ranking), found.largest_k, "language", role, [], critical)
 
 
 def judge(subject: Subject) -> Verdict:
