@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: study test check slow clean
+.PHONY: study test check slow docs clean
 
 study: $(VENV)/.installed
 	$(BIN)/lesion study $(ARGS)
@@ -19,6 +19,11 @@ slow: $(VENV)/.tested
 check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A warning is an error: a link that leads nowhere, a docstring that cannot be read.
+docs: $(VENV)/.tested
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +39,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache
+	rm -rf $(VENV) build docs/_build .pytest_cache .ruff_cache
