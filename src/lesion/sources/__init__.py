@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lesion.errors import DataError
 from lesion.sources import files, shards, tables
-from lesion.sources.entry import Entry
+from lesion.sources.entry import SUFFIXES, Entry
 
 __all__ = ["Entry", "entries"]
 
@@ -74,7 +74,7 @@ def _folder(folder: Path) -> list[Entry]:
     if tables.is_saved(folder):
         return tables.saved(folder)
     suffixes = {path.suffix.lower() for path in folder.rglob("*")}
-    if not suffixes & files.SUFFIXES:
+    if not suffixes & SUFFIXES:
         if tables.PARQUET in suffixes:
             return tables.parquet(folder)
         if shards.TAR in suffixes:
