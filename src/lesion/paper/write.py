@@ -80,8 +80,9 @@ def html_summary(results: Mapping[str, Mapping[str, Part]], slugs: Mapping[str, 
     first = [parts["verdict"].words()[0] for parts in results.values()]
     sections = []
     for name, of in next(iter(results.values())).items():
-        parts = [_part(parts[name], model, folder / "figures" / f"{name}-{slugs[model]}.svg") for model, parts in results.items()]
-        sections.append({"title": of.title, "parts": parts})
+        figures = {model: folder / "figures" / f"{name}-{slugs[model]}.svg" for model in results}
+        made = [_part(parts[name], model, figures[model]) for model, parts in results.items()]
+        sections.append({"title": of.title, "parts": made})
     return summary_page("What was found", first, sections)
 
 
