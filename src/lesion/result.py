@@ -204,7 +204,7 @@ class Result(BaseModel):
             if drawn:
                 bound = f"{100 * upper_bound(fallen, len(drawn)):.0f} %"
                 said = f"{fallen} of {len(drawn)} collapse the model (at most {bound} of all would, 95 % sure)"
-                lines.append(f"{CONTROLS[kind]}: {said}.")
+                lines.append(f"{CONTROLS.get(kind, kind)}: {said}.")
         if self.minimal_set is not None and self.minimal_verified:
             count = len(self.minimal_set)
             lines.append(f"{count} of them are enough, and none of these can be left out: each of the {count} was tried.")

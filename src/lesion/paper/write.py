@@ -81,8 +81,8 @@ def html_summary(results: Mapping[str, Mapping[str, Part]], slugs: Mapping[str, 
     sections = []
     for name, of in next(iter(results.values())).items():
         figures = {model: folder / "figures" / f"{name}-{slugs[model]}.svg" for model in results}
-        shown = [_part(parts[name], model, figures[model]) for model, parts in results.items()]
-        sections.append({"title": of.title, "parts": shown})
+        made = [_part(parts[name], model, figures[model]) for model, parts in results.items()]
+        sections.append({"title": of.title, "parts": made})
     return summary_page("What was found", first, sections)
 
 

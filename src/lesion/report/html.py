@@ -25,7 +25,7 @@ from lesion.paper.tables import Rows, show
 from lesion.report.charts import Chart, overlay_chart
 from lesion.report.view import View
 from lesion.report.words import visible
-from lesion.result import Result
+from lesion.result import Metrics, Result
 
 COMPARISON = "comparison.html"
 """Of several studies, where no name is given."""
@@ -97,14 +97,15 @@ def compare(views: Sequence[View]) -> list[dict[str, Any]]:
         low, high = found.k_star_ci
         ends = "–" if found.k_star is None else f"{show(low)} to {show(high)}"
         drawn = [c for c in found.controls if c.collapsed is not None]
+        star = f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,}"
         rows.append({
             "model": found.model, "component": found.component, "role": found.role, "category": view.category or "all",
             "neurons": found.neurons_total, "stage 1 from": found.stage1_k,
-            "k*": f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,}",
+            "k*": star.replace(" ", "\N{NO-BREAK SPACE}"),
             "k* share": None if found.k_star_fraction is None else f"{100 * found.k_star_fraction:.2g} %",
             "k* 95 % interval": ends,
-            "perplexity": f"{_short(found.baseline, 'ppl_reference')} → {_short(after, 'ppl_reference')}",
-            "CLIP score": f"{_short(found.baseline, 'clip_score')} → {_short(after, 'clip_score')}",
+            "perplexity": _from_to(found.baseline, after, "ppl_reference"),
+            "CLIP score": _from_to(found.baseline, after, "clip_score"),
             "chance": found.chance.get("clip_score"),
             "controls collapsed": f"{sum(bool(c.collapsed) for c in drawn)} of {len(drawn)}",
             "minimal set": None if found.minimal_set is None else len(found.minimal_set),
@@ -112,7 +113,12 @@ def compare(views: Sequence[View]) -> list[dict[str, Any]]:
     return rows
 
 
-def _short(metrics: Mapping[str, float | None], name: str) -> str:
+def _from_to(before: Metrics, after: Metrics, name: str) -> str:
+    """Both values in one unbroken piece."""
+    return f"{_short(before, name)}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{_short(after, name)}"
+
+
+def _short(metrics: Metrics, name: str) -> str:
     value = metrics.get(name)
     return ("–" if name == "clip_score" else "∞") if value is None else f"{value:,.3g}" if value < 1e5 else f"{value:.1e}"
 

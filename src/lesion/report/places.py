@@ -171,17 +171,25 @@ def plot_places(places: Sequence[Place], title: str = "") -> Figure:
                 place.text(column, row, f"{cell.critical:,}", ha="center", va="center", fontsize=8, weight="bold",
                            color="white" if shade(cell.highest) > 0.55 else "black")  # fmt: skip
                 place.add_patch(_frame(column, row, ORANGE))
-        image = place.imshow(values, aspect="auto", cmap="Blues", norm=_norm(shade))
-        place.set_facecolor("0.93")
+        image = place.pcolormesh(
+            range(len(grid.layers)), range(len(grid.roles)), np.ma.masked_invalid(values), cmap="Blues", norm=_norm(shade),
+            edgecolors="white", linewidth=1.5, shading="nearest",
+        )  # fmt: skip
+        for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
+            place.add_patch(_frame(int(column), int(row), "0.8"))
+        place.set_xlim(-0.5, max(len(g.layers) for g in found) - 0.5)
+        place.set_ylim(len(grid.roles) - 0.5, -0.5)
         step = max(1, math.ceil(len(grid.layers) / 24))
         place.set_xticks(range(0, len(grid.layers), step), [str(n) for n in grid.layers[::step]], fontsize=8)
         place.set_yticks(range(len(grid.roles)), grid.roles, fontsize=8)
         place.set_ylabel(grid.component, fontsize=9)
         place.tick_params(length=0)
         place.spines[:].set_visible(False)
-    axes[-1, 0].set_xlabel("layer (framed and counted: critical neurons; grey: no effect on the answer)", fontsize=8)
+    axes[-1, 0].set_xlabel("layer (orange, counted: critical neurons; empty: no effect on the answer)", fontsize=8)
     if image is not None:
-        figure.colorbar(image, ax=list(axes[:, 0]), label="highest importance")
+        bar = figure.colorbar(image, ax=list(axes[:, 0]))
+        bar.set_label("highest importance", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
     figure.suptitle(title, fontsize=9, wrap=True)
     return figure
 

@@ -125,7 +125,7 @@ class Slider {
   show() {
     const at = Number(this.input.value);
     const { data } = this;
-    const says = `k = ${data.names[at]} of ${data.total}: ${data.stages[at]}`;
+    const says = `k = ${data.names[at]} of ${data.total} · ${data.stages[at]}`;
     const modes = this.cards.map((_, i) => data.cards[i][at][1]);
     const shares = data.modes
       .map((mode, i) => [mode, modes.filter((other) => other === i).length])
