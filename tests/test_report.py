@@ -265,7 +265,7 @@ def test_several_runs_side_by_side(tmp_path):
     found = Page(page)
     assert found.count("details", **{"class": "study"}) == 3 and found.count("h1") == 1
     text = found.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "none up to 6" in text and "3 studies side by side" in text and "1.19 → 56" in text
+    assert "none up to 6" in text and "3 studies side by side" in text and "1.19 → 56" in text and "4 (1 %)" in text
     ids = [a["id"] for _, a in found.tags if "id" in a]
     assert len(ids) == len(set(ids)), "ids are the page's, not the study's"
 
