@@ -232,6 +232,7 @@ def test_pictures_outside_the_run_are_not_read(tmp_path):
         ("a dog.", "a dog,", [(SAME, "a dog"), (NEW, ",")]),
         ("\u4e00\u53ea\u72d7", "\u4e00\u53ea\u732b", [(SAME, "\u4e00\u53ea"), (NEW, "\u732b")]),
         ("a dog", "", [(GONE, "a dog")]),
+        ("a dog on a mat", "a dog", [(SAME, "a dog"), (GONE, " on a mat")]),
         ("", "a dog", [(NEW, "a dog")]),
         ("", "", []),
         ("a", "  \n", [(SAME, "  \n")]),
