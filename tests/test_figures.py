@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lesion import Importance, NeuronSet, Ranking, Result, Site, Sites
 from lesion.neurons import Neuron
 from lesion.report.figures import encode, save_figures
+from lesion.report.places import plot_places
+from lesion.result import Place
 from tests import results
 from tests.results import save
 
@@ -36,6 +40,16 @@ def test_nouns_plot_themselves():
     for figure in (importance.plot(), made.read_curve().plot("title"), made.plot(), made.plot_places()):
         assert encode(figure, "svg").startswith(b"<?xml")
     assert [t.get_text() for t in made.plot_places().axes[1].texts] == ["4"], "critical neurons are counted in the map"
+
+
+def test_the_map_shows_components_of_one_layer_and_frames_what_is_critical():
+    one = Place.of(Site("projector", "connector", "hidden", 0, 3), np.array([0.1, 0.2, 0.5]), critical=2)
+    figure = plot_places([one])
+    corners = np.asarray(figure.axes[0].collections[0].get_coordinates())  # pyright: ignore[reportAttributeAccessIssue]
+    assert np.ptp(corners[..., 0]) == np.ptp(corners[..., 1]) == 1
+    pixels = np.asarray(Image.open(io.BytesIO(encode(figure, "png"))).convert("RGB")).astype(int)
+    orange = np.abs(pixels - [0xD5, 0x5E, 0x00]).sum(-1) < 20
+    assert orange.sum() > 500
 
 
 def test_nouns_show_themselves_in_notebooks():

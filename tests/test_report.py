@@ -232,6 +232,7 @@ def test_pictures_outside_the_run_are_not_read(tmp_path):
         ("a dog.", "a dog,", [(SAME, "a dog"), (NEW, ",")]),
         ("\u4e00\u53ea\u72d7", "\u4e00\u53ea\u732b", [(SAME, "\u4e00\u53ea"), (NEW, "\u732b")]),
         ("a dog", "", [(GONE, "a dog")]),
+        ("a dog on a mat", "a dog", [(SAME, "a dog"), (GONE, " on a mat")]),
         ("", "a dog", [(NEW, "a dog")]),
         ("", "", []),
         ("a", "  \n", [(SAME, "  \n")]),
@@ -265,7 +266,7 @@ def test_several_runs_side_by_side(tmp_path):
     found = Page(page)
     assert found.count("details", **{"class": "study"}) == 3 and found.count("h1") == 1
     text = found.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "none up to 6" in text and "3 studies side by side" in text and "1.19 → 56" in text
+    assert "none up to 6" in text and "3 studies side by side" in text and "1.19 → 56" in text and "4 (1 %)" in text
     ids = [a["id"] for _, a in found.tags if "id" in a]
     assert len(ids) == len(set(ids)), "ids are the page's, not the study's"
 

@@ -60,6 +60,8 @@ def plot_curve(curve: Curve, collapse: Collapse, title: str = "") -> Figure:
 
 def draw_curve(axes: Axes, curve: Curve, collapse: Collapse) -> tuple[list[Any], list[str]]:
     """The same into given axes; returns the handles and labels of its legend."""
+    import matplotlib
+
     ks = np.array(curve.ks)
     points = [point.metrics for point in curve]
     decades = np.array([number(p["nll_reference"]) for p in points]) / np.log(10)
@@ -81,7 +83,8 @@ def draw_curve(axes: Axes, curve: Curve, collapse: Collapse) -> tuple[list[Any],
     handles, labels = axes.get_legend_handles_labels()
     scores = [p["clip_score"] for p in points]
     if all(s is not None for s in scores):
-        right = axes.twinx()
+        with matplotlib.rc_context(STYLE):
+            right = axes.twinx()
         if bands.clip is not None:
             right.fill_between(ks, *bands.clip.T, color=ORANGE, alpha=0.2, linewidth=0)
         right.plot(ks, [number(s) for s in scores], "s--", color=ORANGE, markersize=4, label="CLIP score (right)")

@@ -97,17 +97,16 @@ def compare(views: Sequence[View]) -> list[dict[str, Any]]:
         low, high = found.k_star_ci
         ends = "–" if found.k_star is None else f"{show(low)} to {show(high)}"
         drawn = [c for c in found.controls if c.collapsed is not None]
-        star = f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,}"
+        share = f"{100 * (found.k_star_fraction or 0):.2g} %"
+        star = f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,} ({share})"
         rows.append({
             "model": found.model, "component": found.component, "role": found.role, "category": view.category or "all",
-            "neurons": found.neurons_total, "stage 1 from": found.stage1_k,
-            "k*": star.replace(" ", "\N{NO-BREAK SPACE}"),
-            "k* share": None if found.k_star_fraction is None else f"{100 * found.k_star_fraction:.2g} %",
-            "k* 95 % interval": ends,
+            "neurons": found.neurons_total, "stage 1": found.stage1_k,
+            "k*": star.replace(" ", "\N{NO-BREAK SPACE}"), "95 % interval": ends,
             "perplexity": _from_to(found.baseline, after, "ppl_reference"),
             "CLIP score": _from_to(found.baseline, after, "clip_score"),
             "chance": found.chance.get("clip_score"),
-            "controls collapsed": f"{sum(bool(c.collapsed) for c in drawn)} of {len(drawn)}",
+            "controls fallen": f"{sum(bool(c.collapsed) for c in drawn)} of {len(drawn)}",
             "minimal set": None if found.minimal_set is None else len(found.minimal_set),
         })  # fmt: skip
     return rows

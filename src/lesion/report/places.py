@@ -172,8 +172,8 @@ def plot_places(places: Sequence[Place], title: str = "") -> Figure:
                            color="white" if shade(cell.highest) > 0.55 else "black")  # fmt: skip
                 place.add_patch(_frame(column, row, ORANGE))
         image = place.pcolormesh(
-            range(len(grid.layers)), range(len(grid.roles)), np.ma.masked_invalid(values), cmap="Blues", norm=_norm(shade),
-            edgecolors="white", linewidth=1.5, shading="nearest",
+            np.arange(len(grid.layers) + 1) - 0.5, np.arange(len(grid.roles) + 1) - 0.5, np.ma.masked_invalid(values),
+            cmap="Blues", norm=_norm(shade), edgecolors="white", linewidth=1.5,
         )  # fmt: skip
         for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
             place.add_patch(_frame(int(column), int(row), "0.8"))
@@ -203,4 +203,4 @@ def _norm(shade: Shade):
 def _frame(column: int, row: int, colour: str):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=1.8)
+    return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=1.8, zorder=3)

@@ -30,7 +30,8 @@ def changes(intact: str, answer: str) -> list[Piece]:
     pieces: list[Piece] = []
     for what, i, j, m, n in SequenceMatcher(None, [w.strip() for w in before], [w.strip() for w in after]).get_opcodes():
         kind, text = (GONE, before[i:j]) if what == "delete" else (SAME if what == "equal" else NEW, after[m:n])
-        pieces += _piece(kind, "".join(text))
+        glued = kind == GONE and pieces and not pieces[-1][1][-1].isspace()
+        pieces += _piece(kind, (" " if glued else "") + "".join(text))
     return pieces
 
 

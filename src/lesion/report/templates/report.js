@@ -69,7 +69,7 @@ class Slider {
       button.addEventListener('click', () => this.go(Number(button.dataset.to)));
     }
     for (const select of [this.byCategory, this.byMode]) {
-      if (select) select.addEventListener('change', () => this.remember(this.show()));
+      if (select) select.addEventListener('change', () => this.settle());
     }
     for (const button of this.section.querySelectorAll('.unfold')) {
       const closed = button.textContent;
@@ -92,7 +92,12 @@ class Slider {
 
   go(position) {
     this.input.value = String(position);
-    this.remember(this.show());
+    this.settle();
+  }
+
+  settle() {
+    this.show();
+    this.remember();
   }
 
   restore() {
