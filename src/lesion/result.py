@@ -197,7 +197,7 @@ class Result(BaseModel):
             return [f"No k up to {self.largest_k:,} of {self.neurons_total:,} collapses the model and stays collapsed."]
         low, high = (f"{end:,}" if end is not None else "none" for end in self.k_star_ci)
         measured = sum(s.measured_on for s in self.sample_list)
-        lines = [f"k* = {self.k_star:,}; over {measured} images its 95 % bootstrap interval is {low} to {high}."]
+        lines = [f"k* = {self.k_star:,}; over {measured} samples its 95 % bootstrap interval is {low} to {high}."]
         for kind in dict.fromkeys(c.kind for c in self.controls):
             drawn = [c for c in self.controls if c.kind == kind and c.collapsed is not None]
             fallen = sum(bool(c.collapsed) for c in drawn)
