@@ -350,7 +350,7 @@ def test_a_bare_parameter_is_refused():
 
 def test_the_documented_example_prints_what_is_documented(capsys):
     page = (Path(__file__).parents[1] / "docs" / "adding-a-family.md").read_text()
-    code, printed = re.findall(r"```python\n(from lesion.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    code, printed = re.findall(r"```python\n(from lesion.*?)```\n\n<!-- output -->\n```text\n(.*?)```", page, re.DOTALL)[0]
     exec(code, {})
     assert capsys.readouterr().out == printed
 
