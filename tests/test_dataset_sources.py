@@ -1,12 +1,9 @@
-"""Images from parquet files, webdataset shards, saved data sets and the hub are those of the same files in a folder."""
+"""Images from parquet files, webdataset shards and saved data sets are those of the same files in a folder."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image
 
 from lesion.data import digest, load_categories, load_samples
@@ -24,78 +20,16 @@ from lesion.errors import DataError
 from lesion.sources import Entry, entries
 from lesion.study import Study
 from tests import tiny_models
-
-CLASSES = datasets.ClassLabel(names=["car", "größe 图"])
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    held = io.BytesIO()
-    image.save(held, kind, **how)
-    return held.getvalue()
-
-
-def flat(value: int = 0) -> bytes:
-    return encoded(Image.new("RGB", (8, 6), (value, 0, 0)))
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    return [{"bytes": flat(i), "caption": f"thing {i} ü", "label": i % 2} for i in range(count)]
-
-
-# -- each kind of source, written from the same rows ---------------------------------------------------------------------
-def table(given: Sequence[dict[str, Any]]) -> datasets.Dataset:
-    columns = {
-        "image": [{"bytes": row["bytes"], "path": None} for row in given],
-        "caption": [row["caption"] for row in given], "label": [row["label"] for row in given],
-    }  # fmt: skip
-    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string"), "label": CLASSES})
-    return datasets.Dataset.from_dict(columns, features=features)
-
-
-def halves(given: Sequence[dict[str, Any]]) -> list[tuple[int, Sequence[dict[str, Any]]]]:
-    middle = (len(given) + 1) // 2
-    return [(0, given[:middle]), (1, given[middle:])] if len(given) > 1 else [(0, given)]
-
-
-def by_datasets(folder: Path, given: Sequence[dict[str, Any]]) -> None:
-    for shard, part in halves(given):
-        pq.write_table(table(part).with_format("arrow")[:], folder / f"train-{shard:05}.parquet", row_group_size=2)
-
-
-def by_pyarrow(folder: Path, given: Sequence[dict[str, Any]]) -> None:
-    """As someone writes it who knows nothing of features."""
-    for shard, part in halves(given):
-        held = [{"bytes": row["bytes"], "path": "x.png"} for row in part]
-        names = pa.array([CLASSES.int2str(row["label"]) for row in part]).dictionary_encode()
-        columns = {"picture": held, "caption": [[row["caption"], "other"] for row in part], "category": names}
-        pq.write_table(pa.table(columns), folder / f"{shard}.parquet")
-
-
-def by_tarfile(folder: Path, given: Sequence[dict[str, Any]]) -> None:
-    for shard, part in halves(given):
-        files: dict[str, bytes] = {}
-        for number, row in enumerate(part):
-            files[f"sub/{number:04}.png"] = row["bytes"]
-            files[f"sub/{number:04}.txt"] = row["caption"].encode()
-            files[f"sub/{number:04}.json"] = json.dumps({"label": CLASSES.int2str(row["label"])}).encode()
-        tar(folder / f"{shard:05}.tar", files)
-
-
-def by_saving(folder: Path, given: Sequence[dict[str, Any]]) -> None:
-    parts: dict[Any, datasets.Dataset] = {("train", "test")[shard]: table(part) for shard, part in halves(given)}
-    datasets.DatasetDict(parts).save_to_disk(str(folder))
-
-
-def tar(file: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(file, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return file
-
-
-KINDS = {"datasets": by_datasets, "pyarrow": by_pyarrow, "tar": by_tarfile, "saved": by_saving}
+from tests.dataset_files import (
+    CLASSES,
+    KINDS,
+    by_datasets,
+    by_pyarrow,
+    encoded,
+    flat,
+    rows,
+    tar,
+)
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -306,72 +240,6 @@ def test_an_archive_beside_its_images_changes_nothing(tmp_path):
     by_pyarrow(tmp_path, rows(1))
     assert [e.id for e in entries(str(tmp_path))] == ["a.png"]
     assert [e.id for e in entries(str(tmp_path / "all.tar"))] == ["all.tar/b"]
-
-
-# -- the hub ----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("source", "name", "config", "revision", "split"),
-    [
-        ("hf:owner/name:train", "owner/name", None, None, "train"),
-        ("hf:o-1/n.a_me@v1.0:test", "o-1/n.a_me", None, "v1.0", "test"),
-        ("hf:owner/name/some-config@refs/pr/1:train[:2]", "owner/name", "some-config", "refs/pr/1", "train[:2]"),
-        ("hf:owner/name@v1", "owner/name", None, "v1", "only"),
-    ],
-)  # fmt: skip
-def test_a_hub_id(monkeypatch, source, name, config, revision, split):
-    asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **how: asked.append((names, how)) or table(rows(2)))
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *names, **how: asked.append((names, how)) or ["only"])
-    found = sorted(load_samples(source, 2), key=lambda s: s.id)
-    assert [(s.id, s.reference, s.category) for s in found] == [
-        (f"{split}/0", "thing 0 ü", "car"), (f"{split}/1", "thing 1 ü", "größe 图"),
-    ]  # fmt: skip
-    assert asked[-1] == ((name, config), {"revision": revision, "split": split})
-    assert asked[:-1] == ([((name, config), {"revision": revision})] if split == "only" else [])
-
-
-def test_a_hub_id_of_several_splits_says_which(monkeypatch):
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_, **__: ["train", "test"])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("nothing is fetched before the split is known"))
-    with pytest.raises(DataError, match="has the splits train, test; name one: hf:owner/name:train"):
-        load_samples("hf:owner/name", 1)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        DatasetNotFoundError("it does not exist\nor is private"), DatasetGenerationError("it does not exist"),
-        OSError("it does not exist"), ValueError("it does not exist. Should be one of ['train']"),
-    ],
-)  # fmt: skip
-def test_what_the_hub_says_is_one_line(monkeypatch, error):
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=r"hf:owner/name:x cannot be loaded: it does not exist") as raised:
-        load_samples("hf:owner/name:x", 1)
-    assert "\n" not in str(raised.value)
-
-
-def test_names_of_files_in_a_hub_table_are_no_images(monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict({"image": ["a.png"]}))
-    with pytest.raises(DataError, match=r"has no column of images; .* it has image$"):
-        load_samples("hf:owner/name:train", 1)
-
-
-@pytest.mark.parametrize("source", ["hf:owner/not-in-the-cache:train", "hf:owner/not-in-the-cache"])
-def test_offline_is_respected(source):
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
-    with pytest.raises(DataError, match=r"cannot be loaded: Couldn't reach .* \(OfflineModeIsEnabled\)"):
-        load_samples(source, 1)
-
-
-def test_a_local_folder_is_not_taken_for_the_hubs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("owner/name").mkdir(parents=True)
-    with pytest.raises(DataError, match="there is a local owner/name, which hides the hub's"):
-        load_samples("hf:owner/name:train", 1)
 
 
 # -- what is wrong with them --------------------------------------------------------------------------------------------------

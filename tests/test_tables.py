@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from lesion.paper import tables
+from lesion import tables
 
 ROWS = [
     {"name": "a|b", "k": 1234, "x": 0.000123456789, "ok": True, "evaluation": "abc"},

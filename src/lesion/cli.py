@@ -104,11 +104,11 @@ def sites(model: Model = "tiny-llava", json: Json = False) -> None:
         _quiet_libraries()
         from rich.console import Console
 
-        from lesion.console import show_sites, site_rows
+        from lesion.console import show_sites
         from lesion.models.loading import load_structure
 
         found = load_structure(model)
-        _print(json, lambda: _to_json(site_rows(found)), lambda: show_sites(found, Console()))
+        _print(json, lambda: _to_json(found.table()), lambda: show_sites(found, Console()))
 
 
 @app.command()

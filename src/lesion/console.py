@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,9 +13,9 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from lesion.console_runs import number
-from lesion.paper.tables import show
 from lesion.progress import Advance
 from lesion.sites import Sites
+from lesion.tables import show
 
 if TYPE_CHECKING:
     from lesion.check_known import KnownCheck
@@ -46,7 +46,7 @@ def show_sites(sites: Sites, console: Console) -> None:
     table = Table(title=f"{sites.neurons:,} neurons in {len(sites)} sites")
     for name in ("component", "role", "layers", "width", "neurons", "reachable"):
         table.add_column(name, justify="left" if name in ("component", "role") else "right")
-    for row in site_rows(sites):
+    for row in sites.table():
         reachable = "all" if row["reachable"] == row["neurons"] else f"{row['reachable']:,}"
         widths = ", ".join(f"{w:,}" for w in row["widths"])
         table.add_row(row["component"], row["role"], str(row["layers"]), widths, f"{row['neurons']:,}", reachable)
@@ -54,22 +54,6 @@ def show_sites(sites: Sites, console: Console) -> None:
     for site in sites:
         if not site.reachable:
             console.print(f"unreachable: {escape(site.key)}", style="dim", soft_wrap=True)
-
-
-def site_rows(sites: Sites) -> list[dict[str, Any]]:
-    """Component, role, number of layers, widths, neurons, and how many of these can reach the answer."""
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for site in sites:
-        groups.setdefault((site.component, site.role), []).append(site)
-    return [
-        {
-            "component": component, "role": role, "layers": len({s.layer for s in members}),
-            "widths": sorted({s.width for s in members}), "neurons": sum(s.width for s in members),
-            "reachable": sum(s.width for s in members if s.reachable),
-            "unreachable_sites": [s.path for s in members if not s.reachable],
-        }
-        for (component, role), members in groups.items()
-    ]  # fmt: skip
 
 
 def show_diagnosis(diagnosis: Diagnosis, console: Console) -> None:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lesion.paper.tables import show
-from lesion.result import Control, Metrics, Result
+from lesion.result import Control, Metrics, Result, by_kind
+from lesion.tables import show
 
 if TYPE_CHECKING:
     from lesion.difference import Difference
@@ -149,7 +149,7 @@ def _show_critical(result: Result, console: Console) -> None:
     where = ", ".join(f"{component} layer {layer}: {count}" for (component, layer), count in sorted(layers.items()))
     console.print(f"[bold]critical neurons by layer[/]: {where}", soft_wrap=True)
     if result.minimal_set is not None:
-        members = ", ".join(f"{n.component} layer {n.layer} {n.role}[{n.index}]" for n in result.minimal_set)
+        members = ", ".join(map(str, result.minimal_set))
         console.print(
             f"[bold]minimal set[/] (no {len(result.minimal_set) - 1} of these {len(result.minimal_set)} collapse it): "
             f"{escape(members)}", soft_wrap=True,
@@ -157,10 +157,10 @@ def _show_critical(result: Result, console: Console) -> None:
 
 
 def _show_controls(controls: list[Control], console: Console) -> None:
-    said = []
-    for kind in dict.fromkeys(c.kind for c in controls):
-        drawn = [c for c in controls if c.kind == kind and c.collapsed is not None]
-        said.append(f"{kind} {sum(not c.collapsed for c in drawn)} of {len(drawn)}" if drawn else f"{kind} not possible")
+    said = [
+        f"{name} {kind.drawn - kind.fallen} of {kind.drawn}" if kind.drawn else f"{name} not possible"
+        for name, kind in by_kind(controls).items()
+    ]
     if said:
         console.print(f"[bold]controls[/] of the same size that leave the model standing: {', '.join(said)}", soft_wrap=True)
 

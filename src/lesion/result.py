@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 HANDFUL = 10
 """The paper finds four or five neurons in LLaVA and over a thousand in InstructBLIP; up to here we speak of a handful."""
 FILE = "result.json"
+
+CONTROLS = {
+    "random": "Random sets of the same size",
+    "layers": "Random sets in the same layers",
+    "magnitude": "Sets of matched activation",
+}
+"""Kinds of control sets, for people."""
 
 Metrics = dict[str, float | None]
 
@@ -118,6 +127,50 @@ class Control(_Measured):
     evaluation: str | None = None
 
 
+@dataclass(frozen=True)
+class ControlKind:
+    """The control sets of one kind.
+
+    Attributes:
+        kind: See :data:`lesion.controls.KINDS`.
+        sets: Those that could be drawn.
+        missing: How many could not.
+    """
+
+    kind: str
+    sets: tuple[Control, ...]
+    missing: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return CONTROLS.get(self.kind, self.kind)
+
+    @property
+    def drawn(self) -> int:
+        return len(self.sets)
+
+    @property
+    def fallen(self) -> int:
+        """How many collapse the model."""
+        return sum(bool(c.collapsed) for c in self.sets)
+
+    @property
+    def bound(self) -> float | None:
+        """With 95 % confidence at most this share of all such sets collapses the model; None where none was drawn."""
+        return upper_bound(self.fallen, self.drawn) if self.sets else None
+
+
+def by_kind(controls: Sequence[Control]) -> dict[str, ControlKind]:
+    """The control sets of each kind, in the order in which the kinds come."""
+    found = {}
+    for kind in dict.fromkeys(c.kind for c in controls):
+        every = [c for c in controls if c.kind == kind]
+        drawn = tuple(c for c in every if c.collapsed is not None)
+        found[kind] = ControlKind(kind, drawn, len(every) - len(drawn))
+    return found
+
+
 class Example(BaseModel):
     """One sample's answers, intact and at k*."""
 
@@ -198,13 +251,12 @@ class Result(BaseModel):
         low, high = (f"{end:,}" if end is not None else "none" for end in self.k_star_ci)
         measured = sum(s.measured_on for s in self.sample_list)
         lines = [f"k* = {self.k_star:,}; over {measured} samples its 95 % bootstrap interval is {low} to {high}."]
-        for kind in dict.fromkeys(c.kind for c in self.controls):
-            drawn = [c for c in self.controls if c.kind == kind and c.collapsed is not None]
-            fallen = sum(bool(c.collapsed) for c in drawn)
-            if drawn:
-                bound = f"{100 * upper_bound(fallen, len(drawn)):.0f} %"
-                said = f"{fallen} of {len(drawn)} collapse the model (at most {bound} of all would, 95 % sure)"
-                lines.append(f"{CONTROLS.get(kind, kind)}: {said}.")
+        for kind in by_kind(self.controls).values():
+            if kind.bound is not None:
+                bound = f"{100 * kind.bound:.0f} %"
+                lines.append(
+                    f"{kind.name}: {kind.fallen} of {kind.drawn} collapse the model (at most {bound} of all would, 95 % sure)."
+                )
         if self.minimal_set is not None and self.minimal_verified:
             count = len(self.minimal_set)
             lines.append(f"{count} of them are enough, and none of these can be left out: each of the {count} was tried.")
@@ -240,13 +292,6 @@ class Result(BaseModel):
         return of_result(self)
 
 
-CONTROLS = {
-    "random": "Random sets of the same size",
-    "layers": "Random sets in the same layers",
-    "magnitude": "Sets of matched activation",
-}
-
-
 def verdict(
     model: str, k_star: int | None, neurons_total: int, largest_k: int, component: str, role: str, controls: list[Control],
     critical: list[NeuronEntry],
@@ -256,9 +301,10 @@ def verdict(
     what = f"{neurons_total:,} {kind} neurons".replace("  ", " ")
     if k_star is None:
         return f"No collapse found up to k = {largest_k:,} of {what}: {model} has no critical handful here."
-    drawn = [c for c in controls if c.kind == "random" and c.collapsed is not None]
-    standing = sum(not c.collapsed for c in drawn)
-    luck = f" {standing} of {len(drawn)} random sets of that size leave it standing." if drawn else ""
+    random = by_kind(controls).get("random")
+    luck = ""
+    if random is not None and random.drawn:
+        luck = f" {random.drawn - random.fallen} of {random.drawn} random sets of that size leave it standing."
     if k_star <= HANDFUL:
         layers = Counter((n.component, n.layer) for n in critical)
         (where, layer), _ = layers.most_common(1)[0]

@@ -127,6 +127,21 @@ class Sites(Sequence[Site]):
         """Number of neurons in all sites together."""
         return sum(site.width for site in self)
 
+    def table(self) -> list[dict[str, Any]]:
+        """One row a component and role: layers, widths, neurons, and how many of these can reach the answer."""
+        groups: dict[tuple[Component, Role], list[Site]] = {}
+        for site in self:
+            groups.setdefault((site.component, site.role), []).append(site)
+        return [
+            {
+                "component": component, "role": role, "layers": len({s.layer for s in members}),
+                "widths": sorted({s.width for s in members}), "neurons": sum(s.width for s in members),
+                "reachable": sum(s.width for s in members if s.reachable),
+                "unreachable_sites": [s.place_name for s in members if not s.reachable],
+            }
+            for (component, role), members in groups.items()
+        ]  # fmt: skip
+
     def get(self, key: str) -> Site | None:
         """The site of a :attr:`Site.key`."""
         return self._by_key.get(key)

@@ -73,8 +73,8 @@ def plant(model: nn.Module, neurons: NeuronSet, strength: float = 1000.0) -> Non
         neurons: The truth: reachable neurons of this model. Units and ``down`` neurons of one component can be planted
             together in the same out-projections only: a unit makes all channels of its layer important, and a channel all
             units, so that in different layers neither could be told from the neurons that serve the other.
-        strength: How many times less all other neurons write for each unit of activation, above 1. At 10, CAN misses one in
-            seven of the planted neurons; at 1000, none.
+        strength: How many times less all other neurons write for each unit of activation, above 1. At 10, CAN misses
+            almost one in five of the planted neurons; at 1000, none.
 
     Raises:
         OptionError: ``strength`` is not a number above 1, or a site cannot reach the answer.

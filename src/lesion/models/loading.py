@@ -100,16 +100,9 @@ def load(
     return VisionLanguageModel(found.model(dtype, device, device_map, quantization), processor, name)
 
 
-def load_weights(
-    name: str,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    device_map: str | dict[str, Any] | None = None,
-    quantization: str = "none",
-) -> Any:
+def load_weights(name: str, trust_remote_code: bool = False, **placing: Any) -> Any:
     """Loads a model without its processor; arguments and errors as for :func:`load`."""
-    return _Source(name, trust_remote_code).model(dtype, device, device_map, quantization)
+    return _Source(name, trust_remote_code).model(**placing)
 
 
 class ProcessorError(ModelError):
@@ -123,7 +116,8 @@ class _Source:
         base, revision = split_revision(name)
         self.name, self.path = name, resolve(base)
         self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **_at(revision)}
-        self.make = _auto_class(_config(name, self.path, self.options))
+        self.config = _config(name, self.path, self.options)
+        self.make = _auto_class(self.config)
         self.text_only: bool = self.make.__name__ == "AutoModelForCausalLM"
 
     def processor(self) -> Any:
@@ -139,7 +133,13 @@ class _Source:
             raise ProcessorError(f"the processor of {self.name!r} has no image processor; is preprocessor_config.json there?")
         return found
 
-    def model(self, dtype: str, device: str, device_map: str | dict[str, Any] | None, quantization: str) -> Any:
+    def model(
+        self,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        quantization: str = "none",
+    ) -> Any:
         import torch
 
         if dtype not in DTYPES:
@@ -182,9 +182,9 @@ def load_structure(name: str, trust_remote_code: bool = False) -> Sites:
     import torch
 
     source = _Source(name, trust_remote_code)
-    config = _config(name, source.path, source.options)
+    trust = {"trust_remote_code": trust_remote_code}
     with torch.device("meta"):
-        model = _attempt(name, "structure", lambda: source.make.from_config(config, trust_remote_code=trust_remote_code))
+        model = _attempt(name, "structure", lambda: source.make.from_config(source.config, **trust))
     return discover(model)
 
 

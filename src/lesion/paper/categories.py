@@ -14,7 +14,7 @@ from lesion.compare import jaccard, rank_correlation
 from lesion.neurons import Neuron
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

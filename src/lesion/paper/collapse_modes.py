@@ -13,7 +13,7 @@ from lesion.data import Sample
 from lesion.metrics import MODES
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

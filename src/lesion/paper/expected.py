@@ -10,8 +10,8 @@ from lesion.known import ROLES, Known, names
 from lesion.neurons import Neuron, NeuronSet
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
 from lesion.sites import Role
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

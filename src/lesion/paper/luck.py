@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesion.compare import jaccard
-from lesion.controls import KINDS, upper_bound
+from lesion.controls import KINDS
 from lesion.curve import Point
 from lesion.minimal import Minimal
 from lesion.neurons import Neuron, NeuronSet
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
-from lesion.result import Control
+from lesion.result import Control, ControlKind, by_kind
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,9 +49,9 @@ class Proof:
     certificate: tuple[LeftOut, ...]
     controls: tuple[Control, ...]
 
-    def drawn(self, kind: str) -> list[Control]:
-        """The controls of a kind that could be drawn."""
-        return [c for c in self.controls if c.kind == kind and c.collapsed is not None]
+    def of_kind(self, kind: str) -> ControlKind:
+        """The controls of a kind; empty without a collapse."""
+        return by_kind(self.controls).get(kind) or ControlKind(kind, (), 0)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,11 @@ class Luck(Part):
                     f"{len(minimal.neurons):,} of {k_star:,} neurons; that not one more can go is not verified."
                 )
             for kind in KINDS:
-                drawn = proof.drawn(kind)
-                if drawn:
-                    fallen = sum(bool(c.collapsed) for c in drawn)
-                    most = upper_bound(fallen, len(drawn))
+                found = proof.of_kind(kind)
+                if found.bound is not None:
                     lines.append(
-                        f"{proof.role}, {kind} sets of {k_star:,}: {fallen} of {len(drawn)} collapse the model; "
-                        f"at most {most:.0%} of such sets do (95 % confidence)."
+                        f"{proof.role}, {kind} sets of {k_star:,}: {found.fallen} of {found.drawn} collapse the model; "
+                        f"at most {found.bound:.0%} of such sets do (95 % confidence)."
                     )
                 else:
                     lines.append(f"{proof.role}, {kind} sets of {k_star:,}: there are not enough other neurons.")
@@ -106,8 +104,8 @@ class Luck(Part):
                 "jaccard_prefix_minimal": jaccard(p.cell.critical, minimal.neurons) if minimal else None,
             }  # fmt: skip
             for kind in KINDS:
-                drawn = p.drawn(kind)
-                row |= {f"{kind}_drawn": len(drawn), f"{kind}_collapsed": sum(bool(c.collapsed) for c in drawn)}
+                found = p.of_kind(kind)
+                row |= {f"{kind}_drawn": found.drawn, f"{kind}_collapsed": found.fallen}
             rows.append({**row, "curve": p.cell.name})
         return rows
 
@@ -141,7 +139,7 @@ class Luck(Part):
             if proof.certificate:
                 groups.append(("minimal, one left out", [o.point.metrics["nll_reference"] for o in proof.certificate], PURPLE))
             for kind, colour in zip(KINDS, (GREY, BLUE, GREEN), strict=True):
-                values = [c.metrics.get("nll_reference") for c in proof.drawn(kind)]
+                values = [c.metrics.get("nll_reference") for c in proof.of_kind(kind).sets]
                 groups.append((kind, values, colour))
             for x, (_, values, colour) in enumerate(groups):
                 rises = [(v - intact) / np.log(10) for v in values if v is not None and intact is not None]

@@ -12,7 +12,7 @@ from lesion.evaluation import usable_masks
 from lesion.masking import VALUES
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lesion.minimal import Minimal
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
 from lesion.scorers import ScoreOptions, get_scorer
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ import base64
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from lesion.paper import tables
-from lesion.paper.tables import Rows
+from lesion import tables
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

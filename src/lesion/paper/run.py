@@ -29,7 +29,6 @@ from lesion.paper.part import Part
 from lesion.paper.plan import QUICK_PLAN, QUICK_STUDY, Plan
 from lesion.paper.stability import stability
 from lesion.paper.subject import Halves, Subject
-from lesion.paper.tables import Rows
 from lesion.paper.two_stages import two_stages
 from lesion.paper.verdict import judge
 from lesion.paper.where import where
@@ -37,6 +36,7 @@ from lesion.paper.write import write
 from lesion.progress import Progress, Silent
 from lesion.rundir import MANIFEST, RunDirectory, slug
 from lesion.sites import Sites
+from lesion.tables import Rows
 
 MODELS = tuple(name for name in zoo.EMBEDDED if name != "tiny-clip")
 PARTS: tuple[Callable[[Subject], Part], ...] = (

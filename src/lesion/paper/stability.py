@@ -10,7 +10,7 @@ from lesion.compare import jaccard, overlap, rank_correlation
 from lesion.data import halves
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,10 +16,10 @@ from lesion.known import Known
 from lesion.masking import VALUES
 from lesion.neurons import NeuronSet
 from lesion.paper.plan import Plan
-from lesion.paper.tables import Rows
 from lesion.ranking import Ranking
 from lesion.scorers import ScoreOptions
 from lesion.sites import COMPONENTS, ROLES, Role
+from lesion.tables import Rows
 
 Halves = tuple[list[Sample], list[Sample]]
 """Samples to rank on, and samples to measure on."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.paper.tables import Rows
 from lesion.sites import ALL
+from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

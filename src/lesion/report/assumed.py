@@ -8,18 +8,18 @@ from typing import Any
 from lesion.options import EASING, StudyOptions
 
 OPEN = {
-    "prompt": "The paper does not give its prompt.",
-    "alpha": "The paper names alpha from 0 to 1; which value its tables use is not said.",
-    "aggregate": "How a neuron's tokens become one number is not said.",
-    "positions": "Which tokens count is not said.",
-    "samples": "How many images the ranking is made from is not said.",
-    "split": "Whether neurons are ranked and measured on the same images is not said.",
-    "target": "What text the loss is taken on is not said.",
-    "mask": "What a masked neuron is set to is taken to be zero.",
-    "max_new_tokens": "How answers are decoded is not said; here greedily, up to this length.",
-    "clip": "Which CLIP model gives the score is up to the reader.",
+    "prompt": "The paper's prompt is not known to us.",
+    "alpha": "The paper has alpha from 0 to 1; which value its tables use is not known to us.",
+    "aggregate": "How the paper makes one number of a neuron's tokens is not known to us.",
+    "positions": "Which tokens count in the paper is not known to us.",
+    "samples": "How many images the paper ranks on is not known to us.",
+    "split": "Whether the paper ranks and measures on the same images is not known to us.",
+    "target": "What text the paper takes the loss on is not known to us.",
+    "mask": "The paper masks neurons; that it sets them to zero is our reading.",
+    "max_new_tokens": "How the paper decodes is not known to us; here greedily, up to this length.",
+    "clip": "Which CLIP model the paper's score is from is not known to us.",
 }
-"""Option -> what arXiv 2512.00918 does not settle, as far as we know; docs/paper.md has the whole list."""
+"""Option -> what of arXiv 2512.00918 we do not know; docs/paper.md has the whole list."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from markupsafe import Markup
 from lesion import rundir
 from lesion.errors import RunError
 from lesion.files import write_text
-from lesion.paper.tables import Rows, show
 from lesion.report.charts import Chart, overlay_chart
 from lesion.report.view import View
 from lesion.report.words import visible
-from lesion.result import Metrics, Result
+from lesion.result import Metrics, Result, by_kind
+from lesion.tables import Rows, show
 
 COMPARISON = "comparison.html"
 """Of several studies, where no name is given."""
@@ -96,7 +96,7 @@ def compare(views: Sequence[View]) -> list[dict[str, Any]]:
         found, after = view.result, view.metrics_at(view.end)
         low, high = found.k_star_ci
         ends = "–" if found.k_star is None else f"{show(low)} to {show(high)}"
-        drawn = [c for c in found.controls if c.collapsed is not None]
+        kinds = by_kind(found.controls).values()
         share = f"{100 * (found.k_star_fraction or 0):.2g} %"
         star = f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,} ({share})"
         rows.append({
@@ -106,7 +106,7 @@ def compare(views: Sequence[View]) -> list[dict[str, Any]]:
             "perplexity": _from_to(found.baseline, after, "ppl_reference"),
             "CLIP score": _from_to(found.baseline, after, "clip_score"),
             "chance": found.chance.get("clip_score"),
-            "controls fallen": f"{sum(bool(c.collapsed) for c in drawn)} of {len(drawn)}",
+            "controls fallen": f"{sum(k.fallen for k in kinds)} of {sum(k.drawn for k in kinds)}",
             "minimal set": None if found.minimal_set is None else len(found.minimal_set),
         })  # fmt: skip
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lesion.paper.tables import Rows, escape, html
+from lesion.tables import Rows, escape, html
 
 if TYPE_CHECKING:
     from lesion.curve import Curve
@@ -55,10 +55,8 @@ def of_neurons(neurons: NeuronSet) -> str:
 
 def of_sites(sites: Sites) -> str:
     """One row a component and role."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for site in sites:
-        found.setdefault((site.component, site.role), []).append(site.width)
-    rows = [{"component": c, "role": r, "sites": len(w), "neurons": sum(w)} for (c, r), w in found.items()]
+    shown = ("component", "role", "layers", "neurons", "reachable")
+    rows = [{name: row[name] for name in shown} for row in sites.table()]
     return _table(f"{sites.neurons:,} neurons in {len(sites):,} sites", rows, len(rows))
 
 

@@ -12,16 +12,15 @@ from typing import Any
 
 from lesion import rundir
 from lesion.collapse import Collapse
-from lesion.controls import upper_bound
 from lesion.curve import Curve
 from lesion.metrics import MODES, Judged
-from lesion.paper.tables import show
 from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart
 from lesion.report.controls import Strip, strip
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
 from lesion.report.words import Piece, changes, visible
-from lesion.result import CONTROLS, Metrics, Result, SampleEntry
+from lesion.result import ControlKind, Metrics, Result, SampleEntry, by_kind
+from lesion.tables import show
 
 LONG = 600
 """Answers of more characters are folded."""
@@ -57,18 +56,6 @@ class Card:
     end: list[Piece]
     mode: str
     long: int
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The control sets of one kind, counted."""
-
-    name: str
-    drawn: int
-    collapsed: int
-    bound: str
-    missing: int
-    highest: float | None
 
 
 class View:
@@ -242,19 +229,13 @@ class View:
         return any(n.expert is not None for n in self.result.top)
 
     # -- evidence ----------------------------------------------------------------------------------------------------
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[tuple[ControlKind, float | None]]:
+        """The controls by kind, each with its highest perplexity; None where one is not finite."""
         made = []
-        for kind in dict.fromkeys(c.kind for c in self.result.controls):
-            every = [c for c in self.result.controls if c.kind == kind]
-            drawn = [c for c in every if c.collapsed is not None]
-            fallen = sum(bool(c.collapsed) for c in drawn)
-            found = [c.metrics.get("ppl_reference") for c in drawn]
+        for kind in by_kind(self.result.controls).values():
+            found = [c.metrics.get("ppl_reference") for c in kind.sets]
             finite = [v for v in found if v is not None]
-            bound = f"{100 * upper_bound(fallen, len(drawn)):.0f} %" if drawn else "–"
-            made.append(Kind(
-                CONTROLS.get(kind, kind), len(drawn), fallen, bound,
-                len(every) - len(drawn), max(finite) if finite and len(finite) == len(found) else None,
-            ))  # fmt: skip
+            made.append((kind, max(finite) if finite and len(finite) == len(found) else None))
         return made
 
     def strip(self) -> Strip | None:
