@@ -101,7 +101,7 @@ def test_quantisation_without_bitsandbytes(monkeypatch):
         load("tiny-llava", quantization="4bit")
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="bitsandbytes is not for macOS")
+@pytest.mark.skipif(sys.platform == "darwin", reason="the extra `quantized` installs no bitsandbytes on macOS")
 def test_a_quantised_model_is_scored_and_masked():
     plain, small = load("tiny-llava"), load("tiny-llava", quantization="8bit")
     site = next(s for s in small.sites if s.role == "hidden" and s.component == "language" and s.layer == 1)
