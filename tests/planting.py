@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from lesion.errors import ModelError
-from lesion.importance import Importance
-from lesion.masking import mask
+from lesion.core.errors import ModelError
+from lesion.core.importance import Importance
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.ranking import Ranking
+from lesion.core.sites import COMPONENTS, Sites
+from lesion.hooks.intervene import mask
 from lesion.models.feedforward import columns
 from lesion.models.vlm import VisionLanguageModel
-from lesion.neurons import Neuron, NeuronSet
-from lesion.ranking import Ranking
-from lesion.scoring import score
-from lesion.sites import COMPONENTS, Sites
+from lesion.scoring.score import score
 from lesion.testing import plant, recall
 from tests.families.__main__ import BUILDERS
-from tests.test_families import built, prompts_of
+from tests.models.test_families import built, prompts_of
 
 EXPERTS = ("mixtral", "qwen3_vl_moe")
 FAMILIES = [family for family in BUILDERS if family not in EXPERTS]

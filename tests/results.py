@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from lesion.collapse import find
-from lesion.curve import Curve, Point
-from lesion.metrics import Judged, Likelihood, Mode
-from lesion.options import StudyOptions
-from lesion.result import Control, CurvePoint, NeuronEntry, Place, RankedNeuron, Result, SampleEntry, verdict
+from lesion.core.criterion import detect_collapse
+from lesion.core.curve import Curve, Evaluation
+from lesion.core.metrics import SampleOutcome, Likelihood, Mode
+from lesion.study.options import StudyOptions
+from lesion.study.result import Control, CurvePoint, NeuronEntry, SiteSummary, RankedNeuron, Result, SampleEntry, verdict
 
 KS = (0, 1, 2, 3, 4, 6)
 MODES_AT: tuple[Mode, ...] = ("intact", "degraded", "degraded", "off-topic", "gibberish", "gibberish")
@@ -60,12 +60,12 @@ def result(
     """
     modes: list[Mode] = [MODES_AT[min(KS.index(k) if k in KS else len(KS) - 1, len(MODES_AT) - 1)] for k in ks]
     points = [
-        Point(k, tuple(_judged(i, say(i, k), n, clip, "intact" if k == 0 else mode) for i in range(samples)))
+        Evaluation(k, tuple(_judged(i, say(i, k), n, clip, "intact" if k == 0 else mode) for i in range(samples)))
         for k, n, mode in zip(ks, nll, modes, strict=True)
     ]
     chance = [10.0] * samples if clip else None
     curve = Curve(points, chance)
-    found = find(curve)
+    found = detect_collapse(curve)
     top = [_ranked(i, found.k_star or 0, experts) for i in range(40)]
     critical = [NeuronEntry(**n.model_dump(include=set(NeuronEntry.model_fields))) for n in top[: found.k_star or 0]]
     sets = [_control(kind, seed, found.k_star) for kind in ("random", "layers", "magnitude") for seed in range(controls)]
@@ -76,7 +76,7 @@ def result(
         "neurons_total": 400, "baseline": curve.intact.metrics, "chance": {"clip_score": 10.0 if clip else None},
         "curve": [
             CurvePoint(k=p.k, collapsed=p.k in found.collapsed, modes=p.modes, evaluation=f"key{p.k}",
-                       judged=[j.as_dict() for j in p.judged], **p.metrics) for p in points
+                       outcomes=[j.as_dict() for j in p.outcomes], **p.metrics) for p in points
         ],
         "stage1_k": found.stage1_k, "k_star": found.k_star,
         "k_star_fraction": None if found.k_star is None else found.k_star / 400, "k_star_ci": found.k_star_ci,
@@ -104,10 +104,10 @@ def save(made: Result, folder: Path) -> Path:
     return folder
 
 
-def _judged(i: int, answer: str, nll: float, clip: bool, mode: Mode) -> Judged:
+def _judged(i: int, answer: str, nll: float, clip: bool, mode: Mode) -> SampleOutcome:
     value = Likelihood(nll + 0.01 * i if math.isfinite(nll) else None, 12)
     score = (75.0 + i if mode in ("intact", "degraded") else 9.0 + 0.1 * i) if clip else None
-    return Judged(f"s{i}", answer, value, value, value, score, 0.1, 0.5, mode == "intact", 0.0, 0.0, mode)
+    return SampleOutcome(f"s{i}", answer, value, value, value, score, 0.1, 0.5, mode == "intact", 0.0, 0.0, mode)
 
 
 def _ranked(i: int, critical: int, experts: int) -> RankedNeuron:
@@ -125,9 +125,9 @@ def _control(kind: str, seed: int, k: int | None) -> Control:
     return Control(kind=kind, seed=seed, k=k or 0, collapsed=False, evaluation=f"c{kind}{seed}", **numbers)
 
 
-def _places(critical: int, experts: int) -> list[Place]:
+def _places(critical: int, experts: int) -> list[SiteSummary]:
     return [
-        Place(
+        SiteSummary(
             component=component, role=role, layer=layer, expert=expert, width=100, mean=0.01, highest=1.0 / (1 + layer),
             reachable=component != "vision" or layer < 3,
             critical=critical if (component, role, layer) == ("language", "gate", 0) else 0,

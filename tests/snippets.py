@@ -102,7 +102,7 @@ def lesion_arguments(words: list[str]) -> list[str] | None:
     """What ``lesion`` is given in a command; None for a command of another program. Variables of the shell count as 1."""
     if words[0] == "lesion":
         return [re.sub(r"\$\{?\w+\}?", "1", word) for word in words[1:]]
-    start = "import rms; from lesion.cli import main; main()"
+    start = "import rms; from lesion.cli.app import main; main()"
     return words[words.index(start) + 1 :] if start in words else None
 
 

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from lesion.errors import ModelError, NeuronSetError, OptionError
-from lesion.importance import Importance
+from lesion.core.errors import ModelError, NeuronSetError, OptionError
+from lesion.core.importance import Importance
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.ranking import Ranking
+from lesion.core.sites import Site, Sites
 from lesion.models.discovery import discover
 from lesion.models.vlm import VisionLanguageModel
-from lesion.neurons import Neuron, NeuronSet
-from lesion.ranking import Ranking
-from lesion.sites import Site, Sites
 from lesion.testing import plant, recall
+from tests.models.test_families import built
 from tests.planting import (
     EXPERTS,
     FAMILIES,
@@ -39,7 +40,6 @@ from tests.planting import (
     recalls,
     trial,
 )
-from tests.test_families import built
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,11 @@ from transformers import (
 )
 from transformers.models.clip import CLIPVisionConfig
 
-from lesion.data import Sample
+from lesion.core.sites import Site, Sites
+from lesion.data.samples import Sample
 from lesion.models.families import Family
 from lesion.models.structure import Structure
 from lesion.models.vlm import VisionLanguageModel
-from lesion.sites import Site, Sites
 from training.common import word_tokenizer
 from training.tiny_llava import CHAT_TEMPLATE
 

@@ -20,7 +20,7 @@ def commands() -> str:
     """Every command of the command line: how it is called, what it does, and its arguments and options."""
     import typer
 
-    from lesion.cli import app
+    from lesion.cli.app import app
 
     group: Any = typer.main.get_command(app)
     return "\n\n".join(_command(name, command) for name, command in group.commands.items() if not command.hidden)
@@ -40,7 +40,7 @@ def _command(name: str, command: Any) -> str:
 
 def study_options() -> str:
     """The fields of a study's options."""
-    from lesion.options import StudyOptions
+    from lesion.study.options import StudyOptions
 
     return _fields(StudyOptions)
 
@@ -59,7 +59,7 @@ def _fields(model: type[BaseModel]) -> str:
 
 def scorers() -> str:
     """The registered scorers that give a ranking."""
-    from lesion.scorers import SCORERS, ScoreOptions
+    from lesion.scoring.scorers import SCORERS, ScoreOptions
 
     default = ScoreOptions()
     rows = (

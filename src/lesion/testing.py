@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lesion.errors import ModelError, NeuronSetError, OptionError
+from lesion.core.errors import ModelError, NeuronSetError, OptionError
 from lesion.models.discovery import discover
 from lesion.models.feedforward import columns, fans
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from lesion.neurons import NeuronSet
-    from lesion.ranking import Ranking
-    from lesion.sites import Site, Sites
+    from lesion.core.neurons import NeuronSet
+    from lesion.core.ranking import Ranking
+    from lesion.core.sites import Site, Sites
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lesion.core.sites import COMPONENTS, ROLES
 from lesion.models.engines import EmbedsEngine
 from lesion.models.vlm import VisionLanguageModel
-from lesion.sites import COMPONENTS, ROLES
 from tests.families import first, text, vlm_a, vlm_b
 
 BUILDERS = {**first.BUILDERS, **vlm_a.BUILDERS, **vlm_b.BUILDERS, **text.BUILDERS}
@@ -15,7 +15,7 @@ HEAD = """\
 # Supported models
 
 Every row is tested on a tiny random model of that class: counts by hand, batches, teacher forcing against the model's
-own generation, gradients, masks on every kind of site (`tests/test_families.py`). This page is written by
+own generation, gradients, masks on every kind of site (`tests/models/test_families.py`). This page is written by
 `python -m tests.families`.
 
 "Vision once" says whether the image part is run once a sample for all masks of the language model, or anew for each mask.

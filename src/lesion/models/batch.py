@@ -1,4 +1,4 @@
-"""A :class:`Batch`: prompts with their answers, as :func:`lesion.scoring.score` runs them."""
+"""A :class:`Batch`: prompts with their answers, as :func:`lesion.scoring.score.score` runs them."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lesion.masking import CLASSES
+from lesion.core.sites import Site
+from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate, with_answer
-from lesion.sites import Site
+from lesion.models.tokens import CLASSES, token_classes
 
 if TYPE_CHECKING:
     import torch
 
-    from lesion.models.vlm import VisionLanguageModel
-
 
 class Batch:
-    """Prompts and answers for the whole model, right-padded; a :class:`lesion.scoring.ScoringBatch`.
+    """Prompts and answers for the whole model, right-padded; a :class:`lesion.scoring.score.ScoringBatch`.
 
     An encoder-decoder has the prompt in its encoder and the answer in its decoder; a decoder has one after the other.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
+    def __init__(self, handle: ModelHandle, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
         import torch
 
-        self._vlm, self.samples = vlm, [p.sample for p in prompts]
-        if vlm.two_stacks:
-            self.inputs = collate([p.inputs for p in prompts], vlm.pad)
-            self.targets = collate([{"input_ids": torch.tensor([a.ids], device=vlm.device)} for a in answers], -1)["input_ids"]
-            told = self.targets.clamp(min=0)
-            start = torch.full_like(told[:, :1], vlm.model.generation_config.decoder_start_token_id)
-            self.inputs["decoder_input_ids"] = torch.cat([start, told[:, :-1]], dim=1)
+        self._handle, self.samples = handle, [p.sample for p in prompts]
+        if handle.is_encoder_decoder:
+            self.inputs = collate([p.inputs for p in prompts], handle.pad)
+            ids = [{"input_ids": torch.tensor([a.ids], device=handle.device)} for a in answers]
+            self.targets = collate(ids, -1)["input_ids"]
+            spoken = self.targets.clamp(min=0)
+            start = torch.full_like(spoken[:, :1], handle.model.generation_config.decoder_start_token_id)
+            self.inputs["decoder_input_ids"] = torch.cat([start, spoken[:, :-1]], dim=1)
         else:
-            types = vlm.structure.family.answer_type
+            types = handle.structure.family.answer_type
             rows = [with_answer(p.inputs, a.ids, types) for p, a in zip(prompts, answers, strict=True)]
-            self.inputs = collate(rows, vlm.pad)
+            self.inputs = collate(rows, handle.pad)
         ids, real = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         starts = torch.tensor([p.inputs["input_ids"].shape[1] for p in prompts], device=ids.device)[:, None]
         self.answer = real & (places >= starts)
-        image = real & (ids == (-1 if vlm.image_token is None else vlm.image_token))
+        image = real & (ids == (-1 if handle.image_token is None else handle.image_token))
         self._positions = {
             "all": real, "image": image, "prompt": real & ~self.answer & ~image, "answer": self.answer,
             "first": real & (places == 0),
@@ -55,8 +55,8 @@ class Batch:
         """Mean negative log-likelihood of each row's answer, float32 ``[rows]``."""
         import torch
 
-        logits = self._vlm.model(**self.inputs, use_cache=False).logits.float()
-        if self._vlm.two_stacks:
+        logits = self._handle.model(**self.inputs, use_cache=False).logits.float()
+        if self._handle.is_encoder_decoder:
             targets, counted = self.targets.clamp(min=0), self.targets >= 0
         else:
             logits, targets, counted = logits[:, :-1], self.inputs["input_ids"][:, 1:], self.answer[:, 1:]
@@ -74,7 +74,7 @@ class Batch:
         """
         import torch
 
-        rows, vlm = len(self.samples), self._vlm
+        rows, handle = len(self.samples), self._handle
         draw = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())) for name in self.samples]
 
         def noisy(x: torch.Tensor, lengths: Sequence[int | None]) -> torch.Tensor:
@@ -96,35 +96,26 @@ class Batch:
         twice = {name: torch.cat([x, x]) for name, x in self.inputs.items()}
         if "pixel_values" in twice:
             twice["pixel_values"] = noisy(twice["pixel_values"], [None] * rows)
-        if vlm.structure.family.embeds:
-            handle = vlm.model.get_submodule(vlm.structure.decoder).register_forward_pre_hook(on_decoder, with_kwargs=True)
+        if handle.structure.family.embeds:
+            hook = handle.model.get_submodule(handle.structure.decoder).register_forward_pre_hook(on_decoder, with_kwargs=True)
         else:
-            handle = vlm.model.get_input_embeddings().register_forward_hook(on_embeddings)
+            hook = handle.model.get_input_embeddings().register_forward_hook(on_embeddings)
         try:
             with torch.inference_mode():
-                vlm.model(**twice, use_cache=False)
+                handle.model(**twice, use_cache=False)
         finally:
-            handle.remove()
+            hook.remove()
 
     def tokens(self, site: Site, length: int, positions: str) -> torch.Tensor:
         """Which of a site's tokens count, bool ``[rows, length]``."""
         import torch
 
         if site.component == "language":
-            if self._vlm.two_stacks and ".decoder." in site.path:
+            if self._handle.is_encoder_decoder and ".decoder." in site.path:
                 real = self.targets >= 0
                 return real if positions in ("all", "answer", "text class") else torch.zeros_like(real)
             return self._positions[positions]
-        for pattern, name in self._vlm.structure.family.padded_by.items():
+        for pattern, name in self._handle.structure.family.padded_by.items():
             if re.match(pattern, site.path):
                 return self.inputs[name].bool()
-        return torch.ones(len(self.samples), length, dtype=torch.bool, device=self._vlm.device)
-
-
-def token_classes(ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The class of each token (see :data:`lesion.masking.CLASSES`), int64 ``[rows, tokens]``, given which are the image's."""
-    import torch
-
-    classes = torch.where(image, CLASSES.index("image"), CLASSES.index("text"))
-    classes[:, 0] = CLASSES.index("first")
-    return classes
+        return torch.ones(len(self.samples), length, dtype=torch.bool, device=self._handle.device)

@@ -1,14 +1,24 @@
-"""Discovery: finds every feed-forward site of a model, or says what it does not understand."""
+"""Discovery: finds every site of a model, or says what it does not understand.
+
+Feed-forward networks are always looked for. A kind of site beside them is a function that yields sites, registered under the
+role that they have::
+
+    @register_sites("embedding")
+    def embeddings(model: nn.Module, structure: Structure) -> Iterator[Site]:
+        module = model.get_input_embeddings()
+        path = next(name for name, m in model.named_modules() if m is module)
+        yield Site(path, "language", "embedding", 0, module.embedding_dim)
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from lesion.errors import ModelError
-from lesion.models import experts, feedforward
-from lesion.models.structure import Structure
-from lesion.sites import Role, Site, Sites
+from lesion.core.errors import ModelError
+from lesion.core.sites import ROLES, Role, Site, Sites
+from lesion.models import attention, experts, feedforward
+from lesion.models.structure import Structure, layer_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,29 +42,26 @@ def discover(model: nn.Module, structure: Structure | None = None) -> Sites:
     modules: dict[str, Any] = dict(model.named_modules())
     sites: list[Site] = []
 
-    def add(
-        path: str, role: Role, width: int, out: str | None = None, offset: int = 0, of: int | None = None,
-        expert: int | None = None,
-    ) -> None:
+    def add(path: str, role: Role, width: int, **where: Any) -> None:
         component = structure.component_of(path)
         if component is not None:
             reachable = structure.reachable(path)
-            sites.append(Site(path, component, role, _layer(path), width, reachable, offset, of, out, expert))
+            sites.append(Site(path, component, role, layer_of(path, modules), width, reachable=reachable, **where))
 
     networks = list(feedforward.networks(modules))
     for found in networks:
         names, hidden, out = found.names, found.hidden, found.path(found.names.out)
         if names.gate is not None:
-            add(found.path(names.gate), "gate", hidden, out)
-            add(found.path(names.up), "up", hidden, out)
+            add(found.path(names.gate), "gate", hidden, out=out)
+            add(found.path(names.up), "up", hidden, out=out)
         for i, role in enumerate(names.fused):
-            add(found.path(names.up), role, hidden, out, i * hidden, 2 * hidden)
-        add(out, "hidden", hidden)
+            add(found.path(names.up), role, hidden, out=out, start=i * hidden, whole=2 * hidden)
+        add(out, "hidden", hidden, side="input")
         add(out, "down", found.width)
     for path, mixture in experts.mixtures(modules):
         for expert in range(mixture.experts):
             for role in ("gate", "up", "hidden") if mixture.gated else ("hidden",):
-                add(path, role, mixture.hidden, path, expert=expert)
+                add(path, role, mixture.hidden, out=path, side="input" if role == "hidden" else "output", expert=expert)
             add(path, "down", mixture.width, expert=expert)
     for path, width in structure.projections(modules, {found.path(n) for found in networks for n in found.names.all}):
         add(path, "down", width)
@@ -68,9 +75,30 @@ def discover(model: nn.Module, structure: Structure | None = None) -> Sites:
         )
     if not sites:
         raise ModelError(f"{type(model).__name__} has no feed-forward site that lesion knows; see docs/adding-a-family.md")
+    for kind in KINDS.values():
+        sites += kind(model, structure)
     return Sites(sites)
 
 
-def _layer(path: str) -> int:
-    number = re.search(r"\.(?:layers?|blocks?|h)\.(\d+)\.", f".{path}.")
-    return int(number[1]) if number else 0
+SiteKind = Callable[["nn.Module", Structure], Iterable[Site]]
+KINDS: dict[str, SiteKind] = {"head": attention.heads}
+"""Role -> what finds the sites of that role, beside those of feed-forward networks."""
+
+
+def register_sites(role: str) -> Callable[[SiteKind], SiteKind]:
+    """Adds a kind of site. Models that are loaded afterwards have them; ``--role ROLE`` studies them.
+
+    Args:
+        role: What its sites' neurons are called.
+
+    Raises:
+        ValueError: The role is taken.
+    """
+
+    def add(kind: SiteKind) -> SiteKind:
+        if role in KINDS or role in ROLES:
+            raise ValueError(f"a kind of site with the role {role!r} is there already")
+        KINDS[role] = kind
+        return kind
+
+    return add

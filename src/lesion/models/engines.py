@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lesion.errors import ModelError
+from lesion.core.errors import ModelError
+from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 
 if TYPE_CHECKING:
     import torch
 
-    from lesion.models.vlm import VisionLanguageModel
+
+NO_TOKEN = 2**31 - 1
+"""A token id that no vocabulary has."""
 
 
 class Engine(Protocol):
@@ -39,18 +42,18 @@ class Engine(Protocol):
         ...
 
 
-def plain_generation(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
+def plain_generation(handle: ModelHandle, max_new_tokens: int) -> Any:
     """Greedy decoding; everything that a checkpoint's own configuration could change (beams, penalties) is set."""
     from transformers import GenerationConfig
 
-    own = vlm.model.generation_config
+    own = handle.model.generation_config
     return GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, length_penalty=1.0,
-        no_repeat_ngram_size=0, min_length=0, temperature=1.0, top_p=1.0, top_k=50, pad_token_id=vlm.pad,
-        eos_token_id=vlm.eos or None, bos_token_id=vlm.tokenizer.bos_token_id,
+        no_repeat_ngram_size=0, min_length=0, temperature=1.0, top_p=1.0, top_k=50, pad_token_id=handle.pad,
+        eos_token_id=handle.eos or None, bos_token_id=handle.tokenizer.bos_token_id,
         decoder_start_token_id=getattr(own, "decoder_start_token_id", None),
         # A model that babbles may say its image token, which in the input stands for an image that is not there.
-        suppress_tokens=None if vlm.image_token is None else [vlm.image_token],
+        suppress_tokens=None if handle.image_token is None else [handle.image_token],
     )  # fmt: skip
 
 
@@ -59,14 +62,14 @@ class WholeEngine:
 
     one_pass = False
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
-        self._vlm = vlm
+    def __init__(self, model_handle: ModelHandle) -> None:
+        self._handle = model_handle
 
     def embed(self, prompts: Sequence[Prompt]) -> list[Any]:
         return list(prompts)
 
     def generate(self, contexts: Sequence[Any], max_new_tokens: int) -> list[list[int]]:
-        return self._run(contexts, plain_generation(self._vlm, max_new_tokens)).sequences.tolist()
+        return self._run(contexts, plain_generation(self._handle, max_new_tokens)).sequences.tolist()
 
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         """Generates with every token given: the model's own way through prompt, cache and positions, whatever it is."""
@@ -74,10 +77,11 @@ class WholeEngine:
         from transformers import LogitsProcessorList
 
         longest = max(len(a.ids) for a in answers)
-        given = [list(a.ids) + [self._vlm.pad] * (longest - len(a.ids)) for a in answers]
-        plain = plain_generation(self._vlm, longest)
+        given = [list(a.ids) + [self._handle.pad] * (longest - len(a.ids)) for a in answers]
+        plain = plain_generation(self._handle, longest)
         plain.output_logits = True
-        plain.eos_token_id = None  # every row goes on to the end of the longest answer
+        # Every row goes on to the end of the longest answer. None would be filled from the model's own configuration.
+        plain.eos_token_id = NO_TOKEN
         output = self._run(contexts, plain, LogitsProcessorList([_Given(given)]))
         logits = torch.stack(output.logits, dim=1).float()
         return [row[: len(a.ids)].log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
@@ -86,20 +90,14 @@ class WholeEngine:
         """The output of ``generate``, its sequences without the prompt."""
         import torch
 
-        vlm = self._vlm
+        handle = self._handle
         # What a decoder writes must follow the prompt at once; an encoder may count its positions from the left.
-        inputs = collate([p.inputs for p in contexts], vlm.pad, "right" if vlm.two_stacks else "left")
+        inputs = collate([p.inputs for p in contexts], handle.pad, "right" if handle.is_encoder_decoder else "left")
         plain.return_dict_in_generate = True
-        # generate() fills what is None from the model's own configuration, an end token that is not wanted too.
-        own = vlm.model.generation_config
-        ends, own.eos_token_id = own.eos_token_id, plain.eos_token_id
-        try:
-            with torch.inference_mode():
-                output = vlm.model.generate(**inputs, generation_config=plain, logits_processor=processors)
-        finally:
-            own.eos_token_id = ends
+        with torch.inference_mode():
+            output = handle.model.generate(**inputs, generation_config=plain, logits_processor=processors)
         # A decoder repeats the prompt; an encoder-decoder begins with its start token.
-        output.sequences = output.sequences[:, 1 if vlm.two_stacks else inputs["input_ids"].shape[1] :]
+        output.sequences = output.sequences[:, 1 if handle.is_encoder_decoder else inputs["input_ids"].shape[1] :]
         return output
 
 
@@ -130,10 +128,10 @@ class EmbedsEngine:
 
     one_pass = True
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
-        self._vlm = vlm
-        self._decoder = vlm.model.get_submodule(vlm.structure.decoder)
-        self._generator: Any = vlm.model.get_submodule(vlm.structure.generator)
+    def __init__(self, model_handle: ModelHandle) -> None:
+        self._handle = model_handle
+        self._decoder = model_handle.model.get_submodule(model_handle.structure.decoder)
+        self._generator: Any = model_handle.model.get_submodule(model_handle.structure.generator)
 
     def embed(self, prompts: Sequence[Prompt]) -> list[Any]:
         import torch
@@ -141,33 +139,33 @@ class EmbedsEngine:
         def capture(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
             raise _Captured(kwargs["inputs_embeds"])
 
-        inputs = collate([p.inputs for p in prompts], self._vlm.pad)
-        handle = self._decoder.register_forward_pre_hook(capture, with_kwargs=True)
+        inputs = collate([p.inputs for p in prompts], self._handle.pad)
+        hook = self._decoder.register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with torch.inference_mode():
-                self._vlm.model(**inputs)
+                self._handle.model(**inputs)
         except _Captured as captured:
             kept = inputs["attention_mask"].bool()
             return [row[keep].clone() for row, keep in zip(captured.embeds, kept, strict=True)]
         finally:
-            handle.remove()
-        raise ModelError(f"{self._vlm.name}: {self._vlm.structure.decoder} was never called")
+            hook.remove()
+        raise ModelError(f"{self._handle.name}: {self._handle.structure.decoder} was never called")
 
     def generate(self, contexts: Sequence[Any], max_new_tokens: int) -> list[list[int]]:
         import torch
 
         joined, mask = _left_pad(contexts)
-        plain = plain_generation(self._vlm, max_new_tokens)
+        plain = plain_generation(self._handle, max_new_tokens)
         with torch.inference_mode():
             return self._generator.generate(inputs_embeds=joined, attention_mask=mask, generation_config=plain).tolist()
 
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         import torch
 
-        table = self._vlm.model.get_input_embeddings()
+        table = self._handle.model.get_input_embeddings()
         rows = []
         for prompt, answer in zip(contexts, answers, strict=True):
-            given = table(torch.tensor(answer.ids, device=self._vlm.device))
+            given = table(torch.tensor(answer.ids, device=self._handle.device))
             rows.append(torch.cat([prompt, given.to(prompt)]))
         joined, mask = _left_pad(rows)
         positions = (mask.cumsum(1) - 1).clamp(min=0)

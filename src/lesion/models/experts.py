@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from lesion.sites import Role
+    from lesion.core.sites import Role
 
 IMPLEMENTATION = "lesion"
 """What ``config._experts_implementation`` is while lesion's function computes the experts."""
@@ -46,12 +46,12 @@ class Routed:
         return self.tokens // (self.total // count)
 
 
-Act = Callable[["torch.Tensor", Routed], "torch.Tensor | None"]
+ExpertHook = Callable[["torch.Tensor", Routed], "torch.Tensor | None"]
 """Given the values of the tokens that an expert was given, ``[routed, width]``; returns others, or None to leave them."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class ExpertSizes:
     """The sizes of a layer's experts.
 
     Attributes:
@@ -67,17 +67,17 @@ class Layout:
     gated: bool
 
 
-def layout(module: Any) -> Layout | None:
+def layout(module: Any) -> ExpertSizes | None:
     """The sizes of an experts module of transformers' own make; None for any other module, and for quantised experts."""
     weight: Any = getattr(module, "down_proj", None)
     if not hasattr(module, "is_concatenated") or getattr(weight, "ndim", 0) != 3 or not _plain(weight):
         return None
     experts, first, second = weight.shape
     width, hidden = (second, first) if module.is_transposed else (first, second)
-    return Layout(experts, hidden, width, module.has_gate)
+    return ExpertSizes(experts, hidden, width, module.has_gate)
 
 
-def mixtures(modules: Mapping[str, Any]) -> Iterator[tuple[str, Layout]]:
+def mixtures(modules: Mapping[str, Any]) -> Iterator[tuple[str, ExpertSizes]]:
     """Path and sizes of every experts module.
 
     Args:
@@ -133,7 +133,7 @@ def adopted(model: nn.Module) -> Iterator[None]:
 
 
 # -- attaching -------------------------------------------------------------------------------------------------------------
-_ACTS: WeakKeyDictionary[Any, dict[tuple[int, str], list[Act]]] = WeakKeyDictionary()
+_ACTS: WeakKeyDictionary[Any, dict[tuple[int, str], list[ExpertHook]]] = WeakKeyDictionary()
 """Experts module -> (expert, role) -> who attached, in the order in which they came."""
 
 
@@ -143,7 +143,7 @@ class Handle:
 
     module: Any
     at: tuple[int, str]
-    act: Act
+    act: ExpertHook
 
     def remove(self) -> None:
         there = _ACTS[self.module]
@@ -154,7 +154,7 @@ class Handle:
             del _ACTS[self.module]
 
 
-def attach(module: nn.Module, expert: int, role: Role, act: Act) -> Handle:
+def attach(module: nn.Module, expert: int, role: Role, act: ExpertHook) -> Handle:
     """Shows ``act`` one expert's values in every pass in which it is given a token, until the handle is removed."""
     _ACTS.setdefault(module, {}).setdefault((expert, role), []).append(act)
     return Handle(module, (expert, role), act)
@@ -193,7 +193,7 @@ def _forward(
 class _Show:
     """Shows an expert's values to whoever attached, and goes on with what they return."""
 
-    def __init__(self, acts: dict[tuple[int, str], list[Act]], expert: int, routed: Routed) -> None:
+    def __init__(self, acts: dict[tuple[int, str], list[ExpertHook]], expert: int, routed: Routed) -> None:
         self._acts, self._expert, self._routed = acts, expert, routed
 
     def __call__(self, role: str, x: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lesion.errors import ModelError
+from lesion.core.errors import ModelError
 from lesion.models.placement import fetch
 
 if TYPE_CHECKING:
     import torch
 
-    from lesion.sites import Role
+    from lesion.core.sites import Role
 
 
 @dataclass(frozen=True)

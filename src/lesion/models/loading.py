@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion import zoo
-from lesion.errors import ModelError, OptionError
+from lesion.core.errors import ModelError, OptionError
+from lesion.core.sites import Sites
 from lesion.models.discovery import discover
-from lesion.sites import Sites
+from lesion.models.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
     import torch
-
-    from lesion.models.vlm import VisionLanguageModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -92,12 +94,11 @@ def load(
         ModelError: No such model, a make of feed-forward network that is not known, weights or processor that cannot be loaded.
         OptionError: An unknown dtype, device, device map or quantization, or a device beside a device map.
     """
-    from lesion.models.vlm import VisionLanguageModel
-
-    found = _Source(name, trust_remote_code)
+    source = _Source(name, trust_remote_code)
     # The processor is small: what is wrong with it is said before the weights are read.
-    processor = found.processor()
-    return VisionLanguageModel(found.model(dtype, device, device_map, quantization), processor, name)
+    processor = source.processor()
+    model = source.model(dtype, device, device_map, quantization)
+    return VisionLanguageModel(model, processor, name, source.path)
 
 
 def load_weights(name: str, trust_remote_code: bool = False, **placing: Any) -> Any:
@@ -125,13 +126,13 @@ class _Source:
 
         part, make = ("tokenizer", AutoTokenizer) if self.text_only else ("processor", AutoProcessor)
         try:
-            found = _attempt(self.name, part, lambda: make.from_pretrained(self.path, **self.options))
+            processor = _attempt(self.name, part, lambda: make.from_pretrained(self.path, **self.options))
         except ModelError as error:
             raise ProcessorError(str(error)) from None
-        if not self.text_only and not hasattr(found, "image_processor"):
+        if not self.text_only and not hasattr(processor, "image_processor"):
             # transformers falls back on the tokenizer where a part of the processor cannot be made.
             raise ProcessorError(f"the processor of {self.name!r} has no image processor; is preprocessor_config.json there?")
-        return found
+        return processor
 
     def model(
         self,
@@ -221,7 +222,33 @@ def _auto_class(config: Any) -> Any:
 def _attempt(name: str, part: str, call: Any) -> Any:
     """Runs one loading step; whatever the libraries raise becomes one line that names the model and the part."""
     try:
-        return call()
+        with no_bars():
+            return call()
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
+        package = _missing_package(str(error))
+        if package is not None:
+            raise ModelError(
+                f"the {part} of {name!r} needs {package}, which is not installed; pip install {package}"
+            ) from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"the {part} of {name!r} cannot be loaded: {lines[0] if lines else type(error).__name__}") from None
+
+
+def _missing_package(message: str) -> str | None:
+    """The package that a library says it lacks; None where it says something else."""
+    asks = (r"requires the (\w+) library but it was not found", r"No module named '([\w-]+)'", r"`pip install ([\w-]+)`")
+    return next((found[1].lower() for pattern in asks if (found := re.search(pattern, message))), None)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """A library call draws no bars of its own while it loads; whoever had them on has them again afterwards."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lesion.errors import ModelError
+from lesion.core.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from lesion.models.feedforward import linear_layers
 if TYPE_CHECKING:
     from torch import nn
 
-    from lesion.sites import Component
+    from lesion.core.sites import Component
 
 _QFORMER = re.compile(r"(^|\.)qformer(\.|$)")
 _MERGER = re.compile(r"(^|\.)[^.]*(merger|resampler)[^.]*(\.|$)")
@@ -123,3 +123,19 @@ def _unread_layers(config: Any, vision: str | None) -> list[str]:
     # hidden_states has one entry more than there are layers: entry i is what layer i - 1 left.
     last = max(i % (layers + 1) for i in (chosen if isinstance(chosen, list | tuple) else [chosen]))
     return head + [rf"{re.escape(vision)}\..*layers?\.{layer}\." for layer in range(last, layers)]
+
+
+def layer_of(path: str, modules: Mapping[str, Any]) -> int:
+    """A module's 0-based layer: its place in the outermost list of modules that it is in; 0 where it is in none.
+
+    Args:
+        path: Of the module.
+        modules: ``dict(model.named_modules())``.
+    """
+    from torch.nn import ModuleList
+
+    steps = path.split(".")
+    for i, step in enumerate(steps[1:], start=1):
+        if step.isdigit() and isinstance(modules[".".join(steps[:i])], ModuleList):
+            return int(step)
+    return 0

@@ -2,122 +2,90 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lesion.models import experts
-from lesion.models.batch import Batch, token_classes
+from PIL import Image
+
+from lesion.core.identity import Identity
+from lesion.core.sites import Sites
+from lesion.data.samples import DEFAULT_PROMPT, Sample
+from lesion.models.batch import Batch
 from lesion.models.discovery import discover
 from lesion.models.engines import EmbedsEngine, Engine, WholeEngine
+from lesion.models.handle import ModelHandle
+from lesion.models.identity import identity_of
 from lesion.models.inputs import Answer, Prompt
-from lesion.models.placement import run_device, tensors
-from lesion.models.structure import Structure
-from lesion.sites import Sites
+from lesion.models.tokens import token_classes
 
 if TYPE_CHECKING:
     import torch
 
-    from lesion.data import Sample
 
-_SMALL = 2**28
-"""Models of at most so many weights are fingerprinted whole; of larger ones, a part of every tensor."""
-
-
-class VisionLanguageModel:
+class VisionLanguageModel(ModelHandle):
     """A model, its processor and its sites.
 
     Args:
-        model: In Hugging Face's own class; it is frozen and put in evaluation mode.
+        model: In Hugging Face's own class; it is left as it was.
         processor: The model's own; a tokenizer for a model that reads text alone.
         name: For people.
+        checkpoint: The folder that the weights were just loaded from; see :func:`lesion.models.identity.identity_of`.
 
     Raises:
         ModelError: No feed-forward site, or one of a make that is not known.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.processor, self.name = processor, name
-        self.structure = Structure.of(model)
+    def __init__(self, model: Any, processor: Any, name: str, checkpoint: str | None = None) -> None:
+        super().__init__(model, processor, name)
         self.sites: Sites = discover(model, self.structure)
-        experts.adopt(model)  # masked or not, experts are computed by the same function, and round alike
-        self.tokenizer: Any = getattr(processor, "tokenizer", processor)
-        self.eos = _as_list(model.generation_config.eos_token_id) or _as_list(self.tokenizer.eos_token_id)
-        self.pad: int = next(
-            i for i in (self.tokenizer.pad_token_id, model.generation_config.pad_token_id, *self.eos, 0) if i is not None
-        )
+        self._checkpoint = checkpoint
 
     @cached_property
     def engine(self) -> Engine:
         """How it is run from a prompt on."""
-        return EmbedsEngine(self) if self.structure.family.embeds and not self.two_stacks else WholeEngine(self)
+        return EmbedsEngine(self) if self.structure.family.embeds and not self.is_encoder_decoder else WholeEngine(self)
 
-    @property
-    def two_stacks(self) -> bool:
-        """Whether the language model has an encoder for the prompt and a decoder for the answer."""
-        return bool(self.model.config.is_encoder_decoder or self.model.config.get_text_config().is_encoder_decoder)
-
-    @property
-    def image_token(self) -> int | None:
-        """Id of the token that stands for (a part of) an image in the prompt; None where there is none."""
-        config = self.model.config
-        found = getattr(config, "image_token_id", None)
-        return getattr(config, "image_token_index", None) if found is None else found
-
-    @property
-    def device(self) -> torch.device:
-        return run_device(self.model)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the weights, 16 hexadecimal digits; the same weights have the same one whatever their file."""
-        import torch
-
-        whole = sum(p.numel() for p in self.model.parameters()) <= _SMALL
-        text = hashlib.sha256()
-        for name, tensor in tensors(self.model):
-            flat = tensor.detach().flatten()
-            part = flat if whole else flat[:: max(1, flat.numel() // 1024)]
-            text.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            text.update(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-        return text.hexdigest()[:16]
+    def identity(self) -> Identity:
+        """Which model it is now: its weights are read anew each time, since they may have been edited."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return identity_of(self.model, self.name, checkpoint)
 
     # -- inputs ------------------------------------------------------------------------------------------------------
-    def prompt(self, sample: Sample, prompt: str) -> Prompt:
+    def prompt(self, sample: Sample | Image.Image, prompt: str | None = None) -> Prompt:
         """Processes one sample: the chat template where the processor has one, the plain prompt otherwise.
 
         Args:
-            sample: Its own prompt goes before the other.
-            prompt: What it is asked otherwise.
+            sample: An image, or a sample, whose own prompt goes before the other.
+            prompt: What it is asked otherwise; default: :data:`lesion.data.samples.DEFAULT_PROMPT`.
 
         Raises:
             DataError: The model reads images, and the sample has none.
         """
-        asked = sample.prompt or prompt
-        inputs = self._text_inputs(asked) if self.structure.vision is None else self._image_inputs(sample, asked)
+        if not isinstance(sample, Sample):
+            sample = Sample("image", sample.convert("RGB"))
+        text = sample.prompt or prompt or DEFAULT_PROMPT
+        inputs = self._text_inputs(text) if self.structure.vision is None else self._image_inputs(sample, text)
         kept = {k: v for k, v in inputs.items() if k != "labels"}  # PaliGemma's processor makes some of its own
         floats = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in kept.items()}
         return Prompt(sample.id, {k: v.to(self.device) for k, v in floats.items()})
 
-    def _image_inputs(self, sample: Sample, asked: str) -> Any:
-        text = asked
+    def _image_inputs(self, sample: Sample, text: str) -> Any:
         if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": asked}]
+            content = [{"type": "image"}, {"type": "text", "text": text}]
             text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         return self.processor(text=[text], images=[sample.picture], return_tensors="pt")
 
-    def _text_inputs(self, asked: str) -> Any:
+    def _text_inputs(self, text: str) -> Any:
         if not self.tokenizer.chat_template:
-            return self.tokenizer([asked], return_tensors="pt")
-        turns = [{"role": "user", "content": asked}]
+            return self.tokenizer([text], return_tensors="pt")
+        turns = [{"role": "user", "content": text}]
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         # The template writes the special tokens itself.
         return self.tokenizer([text], add_special_tokens=False, return_tensors="pt")
 
     def token_classes(self, prompt: Prompt) -> torch.Tensor:
-        """The class of each token of a prompt (see :data:`lesion.masking.CLASSES`), int64 ``[tokens]``."""
+        """The class of each token of a prompt (see :mod:`lesion.models.tokens`), int64 ``[tokens]``."""
         ids = prompt.inputs["input_ids"][prompt.inputs["attention_mask"].bool()]
         return token_classes(ids[None], ids[None] == (-1 if self.image_token is None else self.image_token))[0].cpu()
 
@@ -133,7 +101,8 @@ class VisionLanguageModel:
         Returns:
             A context for each prompt, for :meth:`generate` and :meth:`answer_log_probs`.
         """
-        return self.engine.embed(prompts)
+        with self.prepared():
+            return self.engine.embed(prompts)
 
     def generate(self, contexts: Sequence[Any], max_new_tokens: int) -> list[Answer]:
         """Greedy answers.
@@ -142,7 +111,8 @@ class VisionLanguageModel:
             contexts: As :meth:`embed` returns them.
             max_new_tokens: An answer that has not come to its end by then is cut.
         """
-        return [self._answer(ids) for ids in self.engine.generate(contexts, max_new_tokens)]
+        with self.prepared():
+            return [self._answer(ids) for ids in self.engine.generate(contexts, max_new_tokens)]
 
     def _answer(self, ids: list[int]) -> Answer:
         for i, token in enumerate(ids):
@@ -157,17 +127,12 @@ class VisionLanguageModel:
         Returns:
             For each row, float32 ``[answer tokens, vocabulary]``: the distribution from which each token was taken.
         """
-        return self.engine.answer_log_probs(contexts, answers)
+        with self.prepared():
+            return self.engine.answer_log_probs(contexts, answers)
 
     # -- scoring -----------------------------------------------------------------------------------------------------
     def batches(self, prompts: Sequence[Prompt], answers: Sequence[Answer], size: int) -> Iterator[Batch]:
-        """Batches for :func:`lesion.scoring.score`: of one sample where a site's rows are not the samples."""
+        """Batches for :func:`lesion.scoring.score.score`: of one sample where a site's rows are not the samples."""
         size = size if self.structure.family.rows_are_samples else 1
         for i in range(0, len(prompts), size):
             yield Batch(self, prompts[i : i + size], answers[i : i + size])
-
-
-def _as_list(ids: Any) -> list[int]:
-    if ids is None:
-        return []
-    return list(ids) if isinstance(ids, list | tuple) else [ids]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.bench import Measurement
-from lesion.compare import jaccard, rank_correlation
-from lesion.neurons import Neuron
+from lesion.core.neurons import Neuron
+from lesion.core.similarity import jaccard, rank_correlation
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.tables import Rows
+from lesion.study.bench import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

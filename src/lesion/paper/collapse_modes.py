@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lesion.curve import Point
-from lesion.data import Sample
-from lesion.metrics import MODES
+from lesion.core.curve import Evaluation
+from lesion.core.metrics import MODES
+from lesion.core.tables import Rows
+from lesion.data.samples import Sample
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ class CollapseModes(Part):
              "evaluation": keys[k]}
             for sample in self.samples
             for k in self.shown
-            for judged in self._point(k).judged
+            for judged in self._point(k).outcomes
             if judged.id == sample.id
         ]}  # fmt: skip
 
@@ -77,7 +77,7 @@ class CollapseModes(Part):
             for place in line:
                 place.set_axis_off()
             for place, k in zip(line[1:], self.shown, strict=True):
-                judged = next(j for j in self._point(k).judged if j.id == sample.id)
+                judged = next(j for j in self._point(k).outcomes if j.id == sample.id)
                 # A dollar sign would be read as mathematics.
                 text = textwrap.fill(textwrap.shorten(judged.answer, 150) or "(empty)", 34).replace("$", r"\$")
                 place.text(0, 1, f"{judged.mode}\n\n{text}", va="top", fontsize=6.5, transform=place.transAxes)
@@ -100,7 +100,7 @@ class CollapseModes(Part):
         axes.set_ylabel("share of the answers")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
 
-    def _point(self, k: int) -> Point:
+    def _point(self, k: int) -> Evaluation:
         return self.cell.curve.at(k)
 
 

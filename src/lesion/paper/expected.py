@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lesion.check_known import KnownRow, mask_known
-from lesion.known import ROLES, Known, names
-from lesion.neurons import Neuron, NeuronSet
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.sites import Role
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.sites import Role
-from lesion.tables import Rows
+from lesion.study.check_known import KnownRow, mask_known
+from lesion.study.published import ROLES, Known, names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Place:
+class KnownNeuron:
     """One known neuron: its rank from 1 by CAN, and whether it is in the top k* and in the minimal set."""
 
     neuron: Neuron
@@ -42,7 +42,7 @@ class Expected(Part):
     title = "Known coordinates"
     model: str
     known: Known | None
-    places: tuple[Place, ...]
+    places: tuple[KnownNeuron, ...]
     masked: tuple[KnownRow, ...]
 
     def words(self) -> list[str]:
@@ -117,7 +117,7 @@ def expected(subject: Subject) -> Expected:
         for neuron in neurons:
             rank = cell.ranking.rank_of(neuron)
             if rank is not None:
-                places.append(Place(neuron, rank + 1, neuron in cell.critical, cell))
+                places.append(KnownNeuron(neuron, rank + 1, neuron in cell.critical, cell))
     chosen: dict[Role, NeuronSet] = {role: sets[role] for role in ROLES if role in sets}
     masked = mask_known(subject.measuring(), chosen) if chosen else []
     return Expected(subject.name, subject.truth, tuple(places), tuple(masked))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.compare import jaccard
-from lesion.controls import KINDS
-from lesion.curve import Point
-from lesion.minimal import Minimal
-from lesion.neurons import Neuron, NeuronSet
+from lesion.ablation.controls import KINDS
+from lesion.ablation.minimal import Minimal
+from lesion.core.curve import Evaluation
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.similarity import jaccard
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.result import Control, ControlKind, by_kind
-from lesion.tables import Rows
+from lesion.study.result import Control, ControlKind, by_kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ class LeftOut:
 
     neuron: Neuron
     collapsed: bool
-    point: Point
+    point: Evaluation
     evaluation: str
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.curve import Point
-from lesion.evaluation import usable_masks
-from lesion.masking import VALUES
+from lesion.ablation.evaluator import usable_masks
+from lesion.core.curve import Evaluation
+from lesion.core.tables import Rows
+from lesion.hooks.intervene import VALUES
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ class Replaced:
     value: str
     neurons: int
     collapsed: bool
-    point: Point
+    point: Evaluation
     evaluation: str
 
 

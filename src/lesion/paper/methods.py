@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lesion.minimal import Minimal
+from lesion.ablation.minimal import Minimal
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.scorers import ScoreOptions, get_scorer
-from lesion.tables import Rows
+from lesion.scoring.scorers import ScoreOptions, get_scorer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ class Method:
         passes: What its ranking takes by itself; lesion computes all scorers of one set of options together.
         cell: Its curve.
         minimal: The minimal set within its top k*; None without a collapse, or with too large a k* to try.
-        expected: How many of the known neurons (:mod:`lesion.known`) its top k* has, and how many there are; None where
+        expected: How many of the known neurons (:mod:`lesion.study.published`) its top k* has, and how many there are; None where
             nothing is known.
     """
 

@@ -6,8 +6,8 @@ import base64
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from lesion import tables
-from lesion.tables import Rows
+from lesion.core import tables
+from lesion.core.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""A :class:`Plan`: what the experiments vary; what they share is in :class:`lesion.options.StudyOptions`."""
+"""A :class:`Plan`: what the experiments vary; what they share is in :class:`lesion.study.options.StudyOptions`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lesion.errors import OptionError
-from lesion.known import known
-from lesion.options import first_complaint
-from lesion.scorers import AGGREGATES, POSITIONS, Aggregate, Positions, ScoreOptions, get_scorer, rankers
-from lesion.sites import Role
+from lesion.core.errors import OptionError
+from lesion.core.sites import Role
+from lesion.scoring.scorers import AGGREGATES, POSITIONS, Aggregate, Positions, ScoreOptions, get_scorer, rankers
+from lesion.study.options import first_complaint
+from lesion.study.published import known
 
 SCORERS = ("activation", "gradient", "taylor", "wanda", "superweight", "perturbation", "random")
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lesion import zoo
-from lesion.bench import Bench, as_read, load_clip, load_model, self_check
-from lesion.data import load_categories, load_samples, split
-from lesion.errors import OptionError
-from lesion.known import truth_of
-from lesion.manifest import manifest
+from lesion.core.errors import OptionError
+from lesion.core.progress import Progress, Silent
+from lesion.core.sites import Sites
+from lesion.core.tables import Rows
+from lesion.data.samples import load_categories, load_samples, split
 from lesion.models.loading import load_structure
 from lesion.models.vlm import VisionLanguageModel
-from lesion.options import StudyOptions
 from lesion.paper.categories import categories
 from lesion.paper.collapse_modes import collapse_modes
 from lesion.paper.expected import expected
@@ -33,10 +32,11 @@ from lesion.paper.two_stages import two_stages
 from lesion.paper.verdict import judge
 from lesion.paper.where import where
 from lesion.paper.write import write
-from lesion.progress import Progress, Silent
-from lesion.rundir import MANIFEST, RunDirectory, slug
-from lesion.sites import Sites
-from lesion.tables import Rows
+from lesion.study.bench import Bench, as_read, load_clip, load_model, self_check
+from lesion.study.manifest import manifest
+from lesion.study.options import StudyOptions
+from lesion.study.published import truth_of
+from lesion.study.rundir import MANIFEST, RunDirectory, slug
 
 MODELS = tuple(name for name in zoo.EMBEDDED if name != "tiny-clip")
 PARTS: tuple[Callable[[Subject], Part], ...] = (
@@ -91,11 +91,11 @@ def paper(
         out: Where everything goes. Default: ``runs/`` and a name made from the options.
         quick: A small matrix: every part, few images and few variants.
         progress: Listens to the stages.
-        **options: Of :class:`lesion.paper.plan.Plan` and of :class:`lesion.options.StudyOptions`.
+        **options: Of :class:`lesion.paper.plan.Plan` and of :class:`lesion.study.options.StudyOptions`.
 
     Raises:
         OptionError: An unknown option, or one that the experiments vary themselves (:data:`OWN`).
-        ModelError, DataError, RunError: As for :class:`lesion.study.Study`.
+        ModelError, DataError, RunError: As for :class:`lesion.study.study.Study`.
     """
     names = [_name(model) for model in models]
     if not names or len({slug(name) for name in names}) < len(names):

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lesion.compare import jaccard, overlap, rank_correlation
-from lesion.data import halves
+from lesion.core.similarity import jaccard, overlap, rank_correlation
+from lesion.core.tables import Rows
+from lesion.data.samples import halves
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

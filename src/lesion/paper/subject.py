@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lesion.bench import Bench, Measurement, mean_scorers
-from lesion.collapse import Collapse, find
-from lesion.curve import Curve
-from lesion.data import Sample, digest
-from lesion.importance import Importance
-from lesion.known import Known
-from lesion.masking import VALUES
-from lesion.neurons import NeuronSet
+from lesion.core.criterion import Collapse, detect_collapse
+from lesion.core.curve import Curve
+from lesion.core.importance import Importance
+from lesion.core.neurons import NeuronSet
+from lesion.core.ranking import Ranking
+from lesion.core.sites import COMPONENTS, ROLES, Role
+from lesion.core.tables import Rows
+from lesion.data.samples import Sample, digest
+from lesion.hooks.intervene import VALUES
 from lesion.paper.plan import Plan
-from lesion.ranking import Ranking
-from lesion.scorers import ScoreOptions
-from lesion.sites import COMPONENTS, ROLES, Role
-from lesion.tables import Rows
+from lesion.scoring.scorers import ScoreOptions
+from lesion.study.bench import Bench, Measurement, mean_scorers
+from lesion.study.published import Known
 
 Halves = tuple[list[Sample], list[Sample]]
 """Samples to rank on, and samples to measure on."""
@@ -110,7 +110,7 @@ class Subject:
         """By one scorer.
 
         Args:
-            scorer: Name in :data:`lesion.scorers.SCORERS`.
+            scorer: Name in :data:`lesion.scoring.scorers.SCORERS`.
             samples: On which; default: those to rank on, where one pass gives all scorers of the plan.
             options: Default: those of the run.
         """
@@ -154,7 +154,7 @@ class Subject:
             limit = self.bench.options.max_k
             curve = measure.curve(ranking, None if limit is None else min(limit, len(ranking)))
             keys = {k: measure.key(ranking.top(k)) for k in curve.ks}
-            self.cells[name] = Cell(name, ranking, curve, find(curve, self.bench.options.seed), keys)
+            self.cells[name] = Cell(name, ranking, curve, detect_collapse(curve, self.bench.options.seed), keys)
         return self.cells[name]
 
     def place(self, component: str, role: str) -> Cell:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

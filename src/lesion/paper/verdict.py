@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lesion.conclusion import entry
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.result import HANDFUL, verdict
-from lesion.tables import Rows
+from lesion.study.conclusion import entry
+from lesion.study.result import HANDFUL, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lesion.core.sites import ALL
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.paper.subject import Cell, Subject
-from lesion.sites import ALL
-from lesion.tables import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A component (or ``all``), a role (or ``all``), and its cell."""
 
     component: str
@@ -37,7 +37,7 @@ class Where(Part):
     name = "where"
     title = "Where the critical neurons are"
     model: str
-    places: tuple[Place, ...]
+    places: tuple[Location, ...]
 
     def words(self) -> list[str]:
         found = [p for p in self.places if p.cell.collapse.k_star is not None]
@@ -123,4 +123,4 @@ def where(subject: Subject) -> Where:
     """
     places = [(c, r) for c in subject.components for r in subject.roles(c)]
     places += [(ALL, r) for r in (*subject.roles(ALL), ALL)]
-    return Where(subject.name, tuple(Place(c, r, subject.place(c, r)) for c, r in places))
+    return Where(subject.name, tuple(Location(c, r, subject.place(c, r)) for c, r in places))

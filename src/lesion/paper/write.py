@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from lesion import tables
-from lesion.files import write_text
+from lesion.core import tables
+from lesion.core.files import write_text
+from lesion.core.tables import Rows
 from lesion.paper.part import Part
 from lesion.report.figures import save_figure
-from lesion.rundir import slug
-from lesion.tables import Rows
+from lesion.study.rundir import slug
 
 SHOWN = 24
 """Rows of a table in the summary; the file has all of them."""

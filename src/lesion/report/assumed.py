@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lesion.options import EASING, StudyOptions
+from lesion.study.options import EASING, StudyOptions
 
 OPEN = {
     "prompt": "The paper's prompt is not known to us.",
@@ -27,7 +27,7 @@ class Assumption:
     """One option of a study.
 
     Attributes:
-        name: As in :class:`lesion.options.StudyOptions`.
+        name: As in :class:`lesion.study.options.StudyOptions`.
         value: As chosen, for people.
         default: As it would have been; None where it was.
         about: What the option is.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lesion.collapse import Collapse
-from lesion.curve import Curve
+from lesion.core.criterion import Collapse
+from lesion.core.curve import Curve
 
 WIDTH, LEFT, RIGHT = 760, 58, 742
 """Of every drawing, in its own units; text is 12 of them high."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lesion.collapse import COLLAPSE_DECADES
+from lesion.core.criterion import COLLAPSE_DECADES
 from lesion.report.charts import LN10, RIGHT, power
-from lesion.result import CONTROLS, Result
+from lesion.study.result import CONTROLS, Result
 
 LEFT, ROW, TOP = 232, 30, 24
 SPREAD = (0, -6, 6, -3, 3)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.collapse import Collapse
-from lesion.curve import Curve
-from lesion.files import write_bytes
+from lesion.core.criterion import Collapse
+from lesion.core.curve import Curve
+from lesion.core.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lesion.result import Result
+    from lesion.study.result import Result
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"

@@ -18,14 +18,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lesion import rundir
-from lesion.errors import RunError
-from lesion.files import write_text
+from lesion.core.errors import RunError
+from lesion.core.files import write_text
+from lesion.core.tables import Rows, show
 from lesion.report.charts import Chart, overlay_chart
 from lesion.report.view import View
 from lesion.report.words import visible
-from lesion.result import Metrics, Result, by_kind
-from lesion.tables import Rows, show
+from lesion.study import rundir
+from lesion.study.result import Metrics, Result, by_kind
 
 COMPARISON = "comparison.html"
 """Of several studies, where no name is given."""

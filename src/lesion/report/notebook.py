@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lesion.tables import Rows, escape, html
+from lesion.core.tables import Rows, escape, html
 
 if TYPE_CHECKING:
-    from lesion.curve import Curve
-    from lesion.importance import Importance
-    from lesion.neurons import NeuronSet
-    from lesion.ranking import Ranking
-    from lesion.result import Result
-    from lesion.sites import Sites
+    from lesion.core.curve import Curve
+    from lesion.core.importance import Importance
+    from lesion.core.neurons import NeuronSet
+    from lesion.core.ranking import Ranking
+    from lesion.core.sites import Sites
+    from lesion.study.result import Result
 
 FEW = 10
 """Rows that are shown."""
@@ -28,7 +28,7 @@ def of_result(result: Result) -> str:
 def of_curve(curve: Curve) -> str:
     """The main metrics at every k, as far as they fit."""
     shown = [{"k": p.k, "perplexity": p.metrics["ppl_reference"], "CLIP score": p.metrics["clip_score"]} for p in curve]
-    return _table(f"Curve of {len(curve.intact.judged):,} samples", shown, 3 * FEW)
+    return _table(f"Curve of {len(curve.intact.outcomes):,} samples", shown, 3 * FEW)
 
 
 def of_importance(importance: Importance) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lesion.core.sites import COMPONENTS, ROLES
 from lesion.report.charts import RIGHT
-from lesion.sites import COMPONENTS, ROLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lesion.result import Place
+    from lesion.study.result import SiteSummary
 
 DECADES = 4.0
 """The map tells importances apart that are at most so many powers of ten below the highest."""
@@ -29,7 +29,7 @@ class Cell:
 
     Attributes:
         layer: 0-based.
-        role: See :mod:`lesion.sites`.
+        role: See :mod:`lesion.core.sites`.
         mean: Importance, mean over the neurons.
         highest: Importance of the most important neuron.
         critical: How many of the top k* are here.
@@ -74,11 +74,11 @@ class Shade:
         return float(np.clip(1 + math.log10(value / self.highest) / DECADES, 0, 1))
 
 
-def grids(places: Sequence[Place]) -> list[Grid]:
+def grids(places: Sequence[SiteSummary]) -> list[Grid]:
     """The map: one grid a component, in the order in which data flows."""
     found: list[Grid] = []
     for component in sorted({p.component for p in places}, key=_order(COMPONENTS)):
-        inside: dict[tuple[int, str], list[Place]] = {}
+        inside: dict[tuple[int, str], list[SiteSummary]] = {}
         for place in (p for p in places if p.component == component):
             inside.setdefault((place.layer, place.role), []).append(place)
         layers = sorted({layer for layer, _ in inside})
@@ -91,7 +91,7 @@ def _order(names: Sequence[str]):
     return lambda name: (names.index(name) if name in names else len(names), name)
 
 
-def _cell(layer: int, role: str, members: Sequence[Place]) -> Cell:
+def _cell(layer: int, role: str, members: Sequence[SiteSummary]) -> Cell:
     width = sum(p.width for p in members)
     return Cell(
         layer, role, sum(p.mean * p.width for p in members) / max(width, 1), max(p.highest for p in members),
@@ -145,7 +145,7 @@ def _draw(grid: Grid, shade: Shade, side: float) -> Map:
 
 
 # -- as a figure ---------------------------------------------------------------------------------------------------------
-def plot_places(places: Sequence[Place], title: str = "") -> Figure:
+def plot_places(places: Sequence[SiteSummary], title: str = "") -> Figure:
     """The map as a figure: importance of the most important neuron of every layer and role, critical ones counted.
 
     Args:

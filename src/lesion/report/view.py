@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lesion import rundir
-from lesion.collapse import Collapse
-from lesion.curve import Curve
-from lesion.metrics import MODES, Judged
+from lesion.core.criterion import Collapse
+from lesion.core.curve import Curve
+from lesion.core.metrics import MODES, SampleOutcome
+from lesion.core.tables import show
 from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart
 from lesion.report.controls import Strip, strip
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
 from lesion.report.words import Piece, changes, visible
-from lesion.result import ControlKind, Metrics, Result, SampleEntry, by_kind
-from lesion.tables import show
+from lesion.study import rundir
+from lesion.study.result import ControlKind, Metrics, Result, SampleEntry, by_kind
 
 LONG = 600
 """Answers of more characters are folded."""
@@ -150,9 +150,9 @@ class View:
         about = {s.id: s for s in self.result.sample_list}
         at = self.curve.ks.index(self.end)
         made = []
-        for i, intact in enumerate(self.curve.intact.judged):
-            longest = max(len(p.judged[i].answer) for p in self.curve)
-            end = self.curve.points[at].judged[i]
+        for i, intact in enumerate(self.curve.intact.outcomes):
+            longest = max(len(p.outcomes[i].answer) for p in self.curve)
+            end = self.curve.points[at].outcomes[i]
             sample = about.get(intact.id) or SampleEntry(
                 id=intact.id, category=None, reference=None, prompt="", ranked_on=False, measured_on=True, picture=None
             )
@@ -162,7 +162,7 @@ class View:
             ))  # fmt: skip
         return made
 
-    def _pieces(self, intact: Judged, masked: Judged) -> list[Piece]:
+    def _pieces(self, intact: SampleOutcome, masked: SampleOutcome) -> list[Piece]:
         return [(kind, visible(text)) for kind, text in changes(intact.answer, masked.answer)]
 
     @property
@@ -177,10 +177,10 @@ class View:
         """What the slider shows: every answer at every k. Answers that repeat are kept once."""
         texts: dict[tuple[Piece, ...], int] = {}
         cards = []
-        for i, intact in enumerate(self.curve.intact.judged):
+        for i, intact in enumerate(self.curve.intact.outcomes):
             row = []
             for point in self.curve:
-                masked = point.judged[i]
+                masked = point.outcomes[i]
                 pieces = texts.setdefault(tuple(self._pieces(intact, masked)), len(texts))
                 row.append([pieces, MODES.index(masked.mode), None if masked.clip is None else round(masked.clip, 1)])
             cards.append(row)

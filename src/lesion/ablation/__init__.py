@@ -1,0 +1,1 @@
+"""Masking sets of neurons and measuring what that does: evaluator, sweep, minimal set, controls, CLIP score."""

@@ -1,0 +1,164 @@
+"""An :class:`Ablation`: one intervention on any sets of neurons, measured on fixed samples, each set once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from lesion.ablation.controls import KINDS, draw
+from lesion.ablation.evaluator import Evaluator, Request
+from lesion.ablation.minimal import Minimal, backward_elimination, delta_debug
+from lesion.ablation.search import drive
+from lesion.ablation.sweep import sweep
+from lesion.core.criterion import Baseline, Criterion, Decision, decide
+from lesion.core.curve import Curve
+from lesion.core.evaluation import Evaluation
+from lesion.core.importance import Importance
+from lesion.core.neurons import NeuronSet
+from lesion.core.progress import Progress
+from lesion.core.ranking import Ranking
+from lesion.hooks.intervene import Intervention
+
+
+class Store(Protocol):
+    """Keeps evaluations by key; a run directory is one."""
+
+    def evaluation(self, key: str) -> Evaluation | None:
+        """What was measured under a key; None where nothing was."""
+        ...
+
+    def add_evaluation(self, key: str, about: dict[str, Any], evaluation: Evaluation) -> None:
+        """Keeps one, with what a reader of the file should know of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Control:
+    """A set of the critical set's size, drawn by chance.
+
+    Attributes:
+        kind: See :data:`lesion.ablation.controls.KINDS`.
+        seed: Drew it.
+        k: How many neurons.
+        evaluation: What masking it does; None where the model has not enough other neurons to draw it.
+        decision: What the criterion says of that.
+    """
+
+    kind: str
+    seed: int
+    k: int
+    evaluation: Evaluation | None
+    decision: Decision | None
+
+
+class Ablation:
+    """Masks neurons and measures the model; what is in the store is not measured again.
+
+    Args:
+        evaluator: Makes the evaluator, when the first set is measured that is not in the store.
+        intervention: What becomes of the neurons.
+        criterion: What counts as collapsed.
+        key: From a set to the key of its evaluation.
+        store: Where evaluations are kept.
+        progress: Listens to the stages.
+    """
+
+    def __init__(
+        self,
+        evaluator: Callable[[], Evaluator],
+        intervention: Intervention,
+        criterion: Criterion,
+        key: Callable[[NeuronSet], str],
+        store: Store,
+        progress: Progress,
+    ) -> None:
+        self._make, self.intervention, self.criterion = evaluator, intervention, criterion
+        self.key, self._store, self._progress = key, store, progress
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return self._make()
+
+    def many(self, sets: Sequence[NeuronSet]) -> list[Evaluation]:
+        """What masking each of the sets does, in their order."""
+        keys = [self.key(neurons) for neurons in sets]
+        missing = {k: n for k, n in zip(keys, sets, strict=True) if self._store.evaluation(k) is None}
+        if missing:
+            requests = [Request(neurons, self.intervention) for neurons in missing.values()]
+            for (key, neurons), measured in zip(missing.items(), self.evaluator.many(requests), strict=True):
+                about = {"kind": "mask", "neurons": len(neurons), "digest": neurons.digest, "mask": self.intervention.id}
+                self._store.add_evaluation(key, about, measured)
+        return [e for key in keys if (e := self._store.evaluation(key)) is not None]
+
+    def __call__(self, neurons: NeuronSet) -> Evaluation:
+        """What masking a set does."""
+        return self.many([neurons])[0]
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """The intact model, and the CLIP score at chance."""
+        intact, chance = self(NeuronSet()), self.evaluator.chance
+        return Baseline(intact, None if chance is None else np.array(chance))
+
+    def decide(self, evaluation: Evaluation) -> Decision:
+        """What the criterion says of an evaluation."""
+        return decide(self.criterion, self.baseline, evaluation)
+
+    def collapses(self, sets: Sequence[NeuronSet]) -> list[bool]:
+        """Whether masking each of the sets collapses the model; undecided is no."""
+        return [self.decide(evaluation) == "collapsed" for evaluation in self.many(sets)]
+
+    def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
+        """The progressive sweep of a ranking, up to its collapse or to ``limit`` neurons (default: all)."""
+        with self._progress.stage("masking the top k", None) as advance:
+
+            def answer(ks: list[int]) -> list[Decision]:
+                decisions = [self.decide(evaluation) for evaluation in self.many([ranking.top(k) for k in ks])]
+                advance(len(ks))
+                return decisions
+
+            ks = drive(sweep(limit or len(ranking), self.evaluator.room), answer)
+        return Curve(self.many([ranking.top(k) for k in ks]), self.baseline.chance)
+
+    def minimal(self, ranking: Ranking, k_star: int, by_parts: int | None = None) -> Minimal:
+        """The 1-minimal set within the top k*, which collapse the model.
+
+        Args:
+            ranking: The most important first.
+            k_star: So many collapse the model.
+            by_parts: Take away whole parts first (:func:`lesion.ablation.minimal.delta_debug`), and stop after so many trials;
+                None to try every neuron by itself (:func:`lesion.ablation.minimal.backward_elimination`).
+        """
+        top, room = [ranking[i] for i in range(k_star)], self.evaluator.room
+        with self._progress.stage("minimal set", None) as advance:
+
+            def answer(sets: list[NeuronSet]) -> list[bool]:
+                fallen = self.collapses(sets)
+                advance(len(sets))
+                return fallen
+
+            search = backward_elimination(top, room) if by_parts is None else delta_debug(top, by_parts, room)
+            return drive(search, answer)
+
+    def controls(
+        self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0
+    ) -> list[Control]:
+        """Sets of the same size, drawn by chance: ``seeds`` of each kind of :data:`lesion.ablation.controls.KINDS`."""
+        if not len(critical):
+            return []
+        wanted = [(kind, seed) for kind in KINDS for seed in range(seeds)]
+        drawn = {(kind, seed): draw(kind, first_seed + seed, critical, ranking, activation) for kind, seed in wanted}
+        sets = {which: neurons for which, neurons in drawn.items() if neurons is not None}
+        with self._progress.stage("controls", len(sets)) as advance:
+            measured: dict[tuple[str, int], Evaluation] = {}
+            for which, neurons in sets.items():
+                measured[which] = self(neurons)
+                advance(1)
+        return [
+            Control(kind, seed, len(critical), e := measured.get((kind, seed)), None if e is None else self.decide(e))
+            for kind, seed in drawn
+        ]

@@ -1,0 +1,6 @@
+"""``python -m lesion.cli``."""
+
+from lesion.cli import main
+
+if __name__ == "__main__":
+    main()

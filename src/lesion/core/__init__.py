@@ -1,0 +1,1 @@
+"""What is talked about: the nouns of lesion, without torch and without drawing."""

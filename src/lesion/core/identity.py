@@ -1,0 +1,51 @@
+"""The :class:`Identity` of a model: what was measured belongs to one, and is refused by another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model it is.
+
+    Attributes:
+        base: The name that it was loaded by, for people; it does not make two models different.
+        revision: Commit of the hub; None where there is none. It does not make two models different either.
+        weights: Hash of every weight and buffer (:mod:`lesion.models.identity`).
+        edits: What was done to the weights since they were loaded, such as a merged mask, in order.
+    """
+
+    base: str
+    weights: str
+    revision: str | None = None
+    edits: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """For keys of evaluations: the same for the same weights, whatever they are called."""
+        return self.weights
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision[:12]}" if self.revision else ""
+        edits = f", edited: {', '.join(self.edits)}" if self.edits else ""
+        return f"{self.base}{revision} (weights {self.weights[:12]}{edits})"
+
+    def differs_from(self, other: Identity | None) -> bool:
+        """Whether what was measured on the other must be refused by this one."""
+        return other is not None and self.weights != other.weights
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "edits": list(self.edits)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Identity:
+        """From :meth:`as_dict`.
+
+        Raises:
+            KeyError, TypeError: Not an identity.
+        """
+        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), tuple(data.get("edits") or ()))

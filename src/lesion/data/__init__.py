@@ -1,0 +1,1 @@
+"""Samples, and the sources that they come from."""

@@ -1,0 +1,169 @@
+"""Edits of weights: a second kind of intervention, on what a model is instead of on what passes through it.
+
+An edit changes some entries of one parameter; :func:`edited` applies edits while a context lasts and then puts back exactly the
+bytes that were there. A model that is offloaded or quantised has no entries that could be edited, and is refused.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lesion.core.errors import ModelError, OptionError
+from lesion.core.neurons import NeuronSet
+from lesion.models.feedforward import columns, fans
+from lesion.models.identity import EDITS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class WeightEdit(ABC):
+    """A change of a model's weights that can be taken back."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """What it does, for keys and files."""
+
+    @abstractmethod
+    def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
+        """Views of the parameters that :meth:`apply` changes, so that they can be restored.
+
+        Raises:
+            ModelError: A parameter is missing, offloaded or quantised.
+        """
+
+    @abstractmethod
+    def apply(self, model: nn.Module) -> None:
+        """Changes the weights in place."""
+
+
+@dataclass(frozen=True)
+class BitFlip(WeightEdit):
+    """Flips one bit of one weight, as a soft error does.
+
+    Attributes:
+        parameter: Name, as in ``model.named_parameters()``.
+        index: Place of the entry, one number a dimension.
+        bit: From 0, the lowest of the mantissa, to the sign.
+    """
+
+    parameter: str
+    index: tuple[int, ...]
+    bit: int
+
+    @property
+    def id(self) -> str:
+        return f"flip {self.parameter}[{', '.join(map(str, self.index))}] bit {self.bit}"
+
+    def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
+        weight = _parameter(model, self.parameter)
+        if len(self.index) != weight.ndim or any(not 0 <= i < n for i, n in zip(self.index, weight.shape, strict=False)):
+            raise OptionError(f"{self.parameter} has shape {tuple(weight.shape)}; it has no entry {list(self.index)}")
+        if not 0 <= self.bit < 8 * weight.itemsize:
+            raise OptionError(f"bit is {self.bit}; an entry of {self.parameter} has {8 * weight.itemsize} bits")
+        yield weight[self.index]
+
+    def apply(self, model: nn.Module) -> None:
+        import torch
+
+        whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        for entry in self.parts(model):
+            bits = entry.reshape(1).view(whole[entry.itemsize])
+            # The sign bit is the lowest number of its type.
+            size = 8 * entry.itemsize
+            bits ^= -(2 ** (size - 1)) if self.bit == size - 1 else 2**self.bit
+
+
+@dataclass(frozen=True)
+class MergedMask(WeightEdit):
+    """Masks neurons to zero in the weights themselves, for good where it is not taken back.
+
+    A ``down`` neuron is a row of the out-projection with its bias; every other neuron writes through columns of one, which are
+    set to zero.
+    """
+
+    neurons: NeuronSet
+
+    @property
+    def id(self) -> str:
+        return f"mask of {len(self.neurons)} neurons {self.neurons.digest}"
+
+    def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
+        import torch
+
+        for site in self.neurons.sites:
+            if site.expert is not None:
+                raise ModelError(f"{site.key} is an expert's; masks of experts cannot be merged into the weights")
+            module: Any = model.get_submodule(site.writes_through or site.path)
+            if fans(module) is None:
+                raise ModelError(f"{site.path} ({type(module).__name__}) is no linear layer; its mask cannot be merged")
+            weight = columns(module, _usable(module.weight, f"{site.path}.weight"))
+            members = torch.from_numpy(self.neurons.indices(site))
+            if site.writes_through is None:
+                rows = (members + site.start).tolist()
+                yield from (weight[row] for row in rows)
+                if getattr(module, "bias", None) is not None:
+                    yield from (module.bias.detach()[row] for row in rows)
+            else:
+                own = site.channels(self.neurons.indices(site)) - (0 if site.side == "input" else site.start)
+                yield from (weight[:, column] for column in own.tolist())
+
+    def apply(self, model: nn.Module) -> None:
+        for part in self.parts(model):
+            part.zero_()
+
+
+@contextmanager
+def edited(model: nn.Module, edits: Sequence[WeightEdit]) -> Iterator[None]:
+    """Edits a model's weights while the context lasts; then every byte is as it was, whatever happened inside.
+
+    The model's configuration lists the edits meanwhile, so that its identity says what was done to it.
+
+    Args:
+        model: In memory, not quantised.
+        edits: Applied in order.
+
+    Raises:
+        ModelError, OptionError: An edit does not fit the model; nothing is changed then.
+    """
+    import torch
+
+    config: Any = model.config
+    before = getattr(config, EDITS, None)
+    for edit in edits:
+        list(edit.parts(model))  # whatever is wrong is found before the first is applied
+    with ExitStack() as stack, torch.no_grad():
+        for edit in edits:
+            for part in edit.parts(model):
+                stack.callback(part.copy_, part.clone())
+            edit.apply(model)
+        setattr(config, EDITS, [*(before or []), *(edit.id for edit in edits)])
+        stack.callback(_put_back, config, before)
+        yield
+
+
+def _put_back(config: Any, before: list[str] | None) -> None:
+    if before is None:
+        delattr(config, EDITS)
+    else:
+        setattr(config, EDITS, before)
+
+
+def _parameter(model: nn.Module, name: str) -> torch.Tensor:
+    parameters = dict(model.named_parameters())
+    if name not in parameters:
+        some = next(iter(parameters), "none")
+        raise ModelError(f"the model has no parameter {name!r}; it has {len(parameters)}, such as {some!r}")
+    return _usable(parameters[name], name)
+
+
+def _usable(weight: torch.Tensor, name: str) -> torch.Tensor:
+    if weight.device.type == "meta" or not weight.is_floating_point():
+        raise ModelError(f"{name} is offloaded or quantised; expected floating-point weights in memory")
+    return weight.detach()

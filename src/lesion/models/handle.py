@@ -1,0 +1,83 @@
+"""A :class:`ModelHandle`: a loaded model with what must be known to run it, and nothing of what is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lesion.models import experts
+from lesion.models.placement import run_device
+from lesion.models.structure import Structure
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class ModelHandle:
+    """A model, its processor, and its special tokens.
+
+    Args:
+        model: In Hugging Face's own class. It is studied frozen and in evaluation mode, and given back as it was.
+        processor: The model's own; a tokenizer for a model that reads text alone.
+        name: For people.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        self.model, self.processor, self.name = model, processor, name
+        self.structure = Structure.of(model)
+        self.tokenizer: Any = getattr(processor, "tokenizer", processor)
+        self.eos = _as_list(model.generation_config.eos_token_id) or _as_list(self.tokenizer.eos_token_id)
+        self.pad: int = next(
+            i for i in (self.tokenizer.pad_token_id, model.generation_config.pad_token_id, *self.eos, 0) if i is not None
+        )
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The model as it is studied while the context lasts; then as it was.
+
+        Weights are frozen, dropout is off, and experts are computed by lesion's function: masked or not they then round alike.
+        """
+        with frozen(self.model), experts.adopted(self.model):
+            yield
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the language model has an encoder for the prompt and a decoder for the answer."""
+        return bool(self.model.config.is_encoder_decoder or self.model.config.get_text_config().is_encoder_decoder)
+
+    @property
+    def image_token(self) -> int | None:
+        """Id of the token that stands for (a part of) an image in the prompt; None where there is none."""
+        config = self.model.config
+        token = getattr(config, "image_token_id", None)
+        return getattr(config, "image_token_index", None) if token is None else token
+
+    @property
+    def device(self) -> torch.device:
+        return run_device(self.model)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient and dropout is off while the context lasts; then everything is as it was."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def _as_list(ids: Any) -> list[int]:
+    if ids is None:
+        return []
+    return list(ids) if isinstance(ids, list | tuple) else [ids]

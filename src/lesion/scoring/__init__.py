@@ -1,0 +1,1 @@
+"""How important every neuron is, by each scorer."""

@@ -1,0 +1,1 @@
+"""A study: its options, its stages, its run directory and its result."""

@@ -1,0 +1,107 @@
+"""Masks a model's known coordinates directly, without any ranking, and says what that does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lesion.ablation.measure import Ablation
+from lesion.core.errors import OptionError
+from lesion.core.neurons import NeuronSet
+from lesion.core.progress import Progress
+from lesion.core.sites import Role
+from lesion.models.vlm import VisionLanguageModel
+from lesion.study import published
+from lesion.study.options import StudyOptions
+from lesion.study.result import Metrics, NeuronEntry
+from lesion.study.rundir import default_folder
+from lesion.study.session import SCORERS_OF, Session
+
+
+class KnownRow(BaseModel):
+    """What masking the known neurons of one role does; ``collapsed`` by the same rule as in a study."""
+
+    role: Role
+    neurons: list[NeuronEntry]
+    collapsed: bool
+    metrics: Metrics
+    evaluation: str
+
+
+class KnownCheck(BaseModel):
+    """The answer: the intact model's metrics, and a row a role."""
+
+    model: str
+    known: str
+    source: str
+    samples: int
+    baseline: Metrics
+    rows: list[KnownRow]
+    run: str
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row for the intact model and one a role."""
+        intact = {"role": "(intact)", "neurons": 0, "collapsed": False, **self.baseline}
+        return [intact] + [
+            {"role": r.role, "neurons": len(r.neurons), "collapsed": r.collapsed, **r.metrics} for r in self.rows
+        ]
+
+
+def check_known(
+    model: str | VisionLanguageModel = "tiny-llava",
+    expect: str | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> KnownCheck:
+    """Masks what is known to be critical in a model, or in the one that it derives from.
+
+    Args:
+        model: An embedded name, a local folder, a hub id, or a loaded model.
+        expect: Which entry of :mod:`lesion.study.published` is meant; None to go by the model's names.
+        out: The run directory. Default: ``runs/`` and a name made from the options.
+        progress: Listens to the stages.
+        **options: See :class:`lesion.study.options.StudyOptions`; those of the ranking have no meaning here.
+
+    Raises:
+        OptionError: Nothing is known of the model, or what is known does not fit it.
+        ModelError, DataError, RunError: As for :class:`lesion.study.study.Study`.
+    """
+    name = model if isinstance(model, str) else model.name
+    study = StudyOptions.parse(model=name, component="language", role="all", **options)
+    expected = published.known(expect) if expect else None  # a wrong name is said before anything is loaded
+    vlm = model if isinstance(model, VisionLanguageModel) else None
+    by_name = expected or published.recognise(name)
+    folder = out if out is not None else default_folder(study, "known", by_name.name if by_name else "")
+    with Session.open(study, vlm, folder, progress, ranks=False) as session:
+        expected = by_name or published.recognise(*published.names_of(session.vlm))
+        if expected is None:
+            names = ", ".join(published.names())
+            raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {names}")
+        sets: dict[Role, NeuronSet] = {role: expected.neurons(session.vlm.sites, role) for role in published.ROLES}
+        samples = list(session.samples.values())
+        act = study.intervention()
+        scorers = [scorer for need in act.needs for scorer in SCORERS_OF.get(need, ())]
+        importances = session.importances(samples, scorers, study.scoring()) if scorers else {}
+        ablation = session.ablation(samples, act, importances)
+        with session.progress.stage("known coordinates", len(sets)) as advance:
+            rows = mask_known(ablation, sets)
+            advance(len(sets))
+        return KnownCheck(
+            model=name, known=expected.name, source=expected.source, samples=len(samples),
+            baseline=ablation.baseline.intact.metrics, rows=rows, run=str(session.run.path),
+        )  # fmt: skip
+
+
+def mask_known(ablation: Ablation, sets: Mapping[Role, NeuronSet]) -> list[KnownRow]:
+    """What masking each of the sets does."""
+    return [
+        KnownRow(
+            role=role, neurons=[NeuronEntry.of(n) for n in neurons], collapsed=ablation.decide(evaluation) == "collapsed",
+            metrics=evaluation.metrics, evaluation=evaluation.key,
+        )
+        for (role, neurons), evaluation in zip(sets.items(), ablation.many(list(sets.values())), strict=True)
+    ]  # fmt: skip

@@ -1,0 +1,220 @@
+"""The conclusion: puts together everything that a study found as its :class:`lesion.study.result.Result`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from lesion.ablation.measure import Control
+from lesion.ablation.minimal import Minimal
+from lesion.core.collapse import Collapse, detect_collapse
+from lesion.core.criterion import CRITERIA, Baseline
+from lesion.core.curve import Curve
+from lesion.core.evaluation import Evaluation
+from lesion.core.files import write_bytes
+from lesion.core.importance import Importance
+from lesion.core.neurons import NeuronSet
+from lesion.core.ranking import Ranking
+from lesion.core.sites import ROLES
+from lesion.study import rundir
+from lesion.study.health import complaints, near_copies
+from lesion.study.manifest import conditions
+from lesion.study.published import Known, truth_of
+from lesion.study.result import (
+    ControlEntry,
+    CriterionEntry,
+    CurvePoint,
+    Example,
+    NeuronEntry,
+    RankedNeuron,
+    Result,
+    SampleEntry,
+    SiteSummary,
+    by_kind,
+)
+from lesion.study.session import Session
+from lesion.study.verdict import Verdict
+
+LISTED = 1000
+"""Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
+TOP = 200
+"""Neurons of the ranking that are listed with everything that is known of them."""
+PICTURE = 224
+"""Longest side of the small copies of the images, in pixels."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages of a study found.
+
+    Attributes:
+        session: The model, its samples and its run directory.
+        importances: By scorer; holds ``activation`` and ``gradient``.
+        ranking: Of the chosen sites.
+        curve: Of the ranking's prefixes.
+        collapse: What it says.
+        critical: The top k*.
+        minimal: None where none was sought.
+        controls: Sets of the same size.
+    """
+
+    session: Session
+    importances: Mapping[str, Importance]
+    ranking: Ranking
+    curve: Curve
+    collapse: Collapse
+    critical: NeuronSet
+    minimal: Minimal | None
+    controls: Sequence[Control]
+
+    @cached_property
+    def known(self) -> Known | None:
+        """What is known of the model, where it fits."""
+        return truth_of(self.session.vlm, None)
+
+    @cached_property
+    def complaints(self) -> list[str]:
+        """Why the intact model does not work on this data."""
+        return complaints(Baseline(self.curve.intact, self.curve.chance), self.session.measured)
+
+    def conclude(self) -> Result:
+        """The answer; small copies of the images are written for those who show it."""
+        session, options, collapse = self.session, self.session.options, self.collapse
+        self._note()
+        k_star, end = collapse.k_star, None if collapse.k_star is None else self.curve.at(collapse.k_star)
+        entries, chance = [self._control(c) for c in self.controls], self.curve.chance
+        random, total = by_kind(entries).get("random"), session.sites.neurons
+        verdict = Verdict(
+            options.model, options.component, options.role, total, collapse,
+            [(n.site.component, n.site.layer) for n in self.critical], (random.drawn, random.fallen) if random else (0, 0),
+            self.complaints,
+        )  # fmt: skip
+        return Result(
+            model=options.model, component=options.component, role=options.role, scorer=self.ranking.name,
+            alpha=options.alpha, samples=len(session.samples), neurons_total=total,
+            baseline=self.curve.intact.metrics,
+            chance={"clip_score": None if chance is None else float(chance.mean())},
+            curve=[self._point(p) for p in self.curve], stage1_k=collapse.stage1_k, k_star=k_star,
+            k_star_fraction=verdict.share, k_star_ci=collapse.k_star_ci, largest_k=collapse.largest_k,
+            monotone=collapse.monotone, undecided=list(collapse.undecided), samples_needed=collapse.samples_needed,
+            criterion=options.rule().model_dump(), left_out=collapse.left_out, criteria=self._criteria(),
+            critical_neurons=[NeuronEntry.of(self.ranking[i]) for i in range(min(len(self.critical), LISTED))],
+            minimal_set=None if self.minimal is None else [NeuronEntry.of(n) for n in self.minimal.neurons],
+            minimal_verified=self.minimal is not None and self.minimal.verified, controls=entries,
+            modes=None if end is None else end.modes,
+            examples=[] if end is None else self._examples(self.curve.intact, end), top=self._top(), places=self._places(),
+            known=None if self.known is None else f"{self.known.name} ({self.known.source})",
+            sample_list=self._samples(), chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
+            complaints=self.complaints, notes=session.notes, handful=verdict.is_handful, verdict=str(verdict),
+            command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
+            run=str(session.run.path),
+        )  # fmt: skip
+
+    def _note(self) -> None:
+        """What a reader should know before believing it, as far as it shows only now."""
+        session, collapse = self.session, self.collapse
+        if not collapse.monotone:
+            session.note("the curve is not monotone: at some k the model does notably better than at a smaller one")
+        for metric, why in collapse.left_out.items():
+            session.note(
+                f"{metric} was not measured, so collapse is judged by the rest" if why == "not measured"
+                else f"the intact model's {metric} is itself at chance, so it decides nothing; collapse is judged by the rest"
+            )  # fmt: skip
+        if not collapse.enough_samples:
+            session.note(f"{collapse.samples} measured samples are too few for an interval, and to tell stage 1 from noise")
+        copies = near_copies(session.measured)
+        if copies:
+            session.note(
+                f"{copies} of {len(session.measured)} measured images are near copies of another, so intervals are too narrow"
+            )
+        for complaint in self.complaints:
+            session.note(f"the intact model does not work on this data: {complaint}")
+
+    def _criteria(self) -> list[CriterionEntry]:
+        """What every criterion says of the curve, as far as it goes."""
+        entries = []
+        for criterion in CRITERIA.values():
+            found = detect_collapse(self.curve, self.session.options.seed, criterion)
+            entries.append(CriterionEntry(
+                name=criterion.name, about=criterion.about or str(criterion), k_star=found.k_star,
+                undecided=bool(found.undecided), left_out=found.left_out,
+            ))  # fmt: skip
+        return entries
+
+    def _control(self, control: Control) -> ControlEntry:
+        evaluation = control.evaluation
+        return ControlEntry(
+            kind=control.kind, seed=control.seed, k=control.k,
+            collapsed=None if control.decision in (None, "undecided") else control.decision == "collapsed",
+            evaluation=None if evaluation is None else evaluation.key, **({} if evaluation is None else evaluation.metrics),
+        )  # fmt: skip
+
+    def _point(self, point: Evaluation) -> CurvePoint:
+        return CurvePoint(
+            k=point.k, collapsed=point.k in self.collapse.collapsed, modes=point.modes, evaluation=point.key,
+            outcomes=[o.as_dict() for o in point.outcomes], **point.metrics,
+        )  # fmt: skip
+
+    def _examples(self, intact: Evaluation, masked: Evaluation) -> list[Example]:
+        samples = self.session.samples
+        return [
+            Example(
+                sample=before.id, category=samples[before.id].category, reference=samples[before.id].reference,
+                intact=before.answer, masked=after.answer, mode=after.mode,
+            )
+            for before, after in zip(intact.outcomes, masked.outcomes, strict=True)
+        ]  # fmt: skip
+
+    def _top(self) -> list[RankedNeuron]:
+        known = NeuronSet()
+        if self.known is not None:
+            for role in ROLES:
+                if any(site.role == role for site in self.ranking.sites):
+                    known = known | self.known.neurons(self.session.vlm.sites, role)
+        made, own = [], self.importances.get(self.ranking.name)
+        for i in range(min(TOP, len(self.ranking))):
+            neuron = self.ranking[i]
+            values = {name: self.importances[name].values(neuron.site) for name in ("activation", "gradient")}
+            of: dict[str, Any] = {name: float(value[neuron.index]) for name, value in values.items()}
+            made.append(RankedNeuron(
+                **NeuronEntry.of(neuron).model_dump(), rank=i + 1, importance=_finite(self.ranking.scores[i]), **of,
+                consistency=None if own is None else float(own.consistency(neuron.site)[neuron.index]),
+                critical=neuron in self.critical, known=neuron in known,
+            ))  # fmt: skip
+        return made
+
+    def _places(self) -> list[SiteSummary]:
+        importance = self.importances.get(self.ranking.name, self.importances["can"])
+        return [SiteSummary.of(s, importance.values(s), len(self.critical.indices(s))) for s in importance.sites]
+
+    def _samples(self) -> list[SampleEntry]:
+        ranked, measured = ({s.id for s in part} for part in (self.session.ranked, self.session.measured))
+        return [
+            SampleEntry(
+                id=s.id, category=s.category, reference=s.reference, prompt=s.prompt or self.session.options.prompt,
+                ranked_on=s.id in ranked, measured_on=s.id in measured, picture=self._picture(i, s.image),
+            )
+            for i, s in enumerate(self.session.samples.values())
+        ]  # fmt: skip
+
+    def _picture(self, number: int, image: Image.Image | None) -> str | None:
+        """Writes a small copy, named by number: ids may hold what no file name may."""
+        if image is None:
+            return None
+        small = image.copy()
+        small.thumbnail((PICTURE, PICTURE))
+        data = io.BytesIO()
+        small.save(data, format="JPEG", quality=80)
+        name = f"{rundir.PICTURES}/{number}.jpg"
+        (self.session.run.path / rundir.PICTURES).mkdir(exist_ok=True)
+        write_bytes(self.session.run.path / name, data.getvalue())
+        return name
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if value == value else None

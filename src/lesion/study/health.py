@@ -1,0 +1,61 @@
+"""Does the intact model work on this data at all? A collapse of what never stood says little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lesion.core.criterion import Baseline
+from lesion.core.modes import NOT_TEXT_SHARE, REPETITION_SHARE
+from lesion.core.statistics import FEWEST, mean_bounds
+from lesion.data.samples import Sample
+
+UNSURE = 20.0
+"""Perplexity of its own greedy answers above which a model is not sure of a word that it says."""
+THUMBNAIL, SAME = 16, 12
+"""Two images are near copies when no channel of their 16 x 16 thumbnails differs by more than 12 of 255."""
+
+
+def complaints(baseline: Baseline, samples: Sequence[Sample]) -> list[str]:
+    """What is wrong with the intact model's answers, one clause each; empty where nothing is.
+
+    Args:
+        baseline: The intact model on the samples.
+        samples: Those.
+    """
+    intact, outcomes, wrong = baseline.intact, baseline.intact.outcomes, []
+    own = intact.metrics["ppl_generated"]
+    if own is None or own > UNSURE:
+        wrong.append(f"it is unsure of its own answers (perplexity {'not finite' if own is None else f'{own:,.3g}'})")
+    degenerate = sum(
+        not o.answer.strip() or o.repeated >= REPETITION_SHARE or o.not_text >= NOT_TEXT_SHARE for o in outcomes
+    )
+    if degenerate > len(outcomes) / 2:
+        wrong.append(f"{degenerate} of {len(outcomes)} intact answers are empty, repetition or no text")
+    questions = {s.prompt for s in samples}
+    if len(outcomes) >= FEWEST and len(questions) == 1 and len({o.answer for o in outcomes}) == 1:
+        wrong.append(f"it gives the same answer to all {len(outcomes)} samples")
+    if intact.clip is not None and baseline.chance is not None and len(outcomes) >= FEWEST:
+        gap = intact.clip - baseline.chance
+        if mean_bounds(gap)[0] <= 0:
+            wrong.append(
+                f"its answers fit their own images no better than other images (CLIP score {intact.clip.mean():.1f}, "
+                f"chance {baseline.chance.mean():.1f})"
+            )
+    return wrong
+
+
+def near_copies(samples: Sequence[Sample]) -> int:
+    """How many of the samples have an image that is nearly the same as an earlier one's, with the same prompt."""
+    seen: list[tuple[str | None, np.ndarray]] = []
+    copies = 0
+    for sample in samples:
+        if sample.image is None:
+            continue
+        small = np.asarray(sample.image.convert("RGB").resize((THUMBNAIL, THUMBNAIL)), dtype=np.int16)
+        if any(prompt == sample.prompt and np.abs(small - other).max() <= SAME for prompt, other in seen):
+            copies += 1
+        else:
+            seen.append((sample.prompt, small))
+    return copies

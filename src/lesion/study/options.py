@@ -1,0 +1,181 @@
+"""The question that a study asks: every choice, with its default, as data that replays the run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lesion.core.criterion import CRITERIA, CollapseCriterion, Criterion, get_criterion, register_criterion
+from lesion.core.errors import OptionError, RunError
+from lesion.core.sites import parse_layers
+from lesion.data.samples import DEFAULT_PROMPT, SCENES
+from lesion.hooks.intervene import Intervention, get_intervention
+from lesion.scoring.options import ScoreOptions
+from lesion.scoring.scorers import get_scorer, rankers
+
+EASING = ("device", "device_map", "batch_size")
+"""Options that change how long a study takes, and not what it finds."""
+
+
+class StudyOptions(BaseModel):
+    """Everything that decides what a study finds. The fields are the command line's options, their descriptions its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("tiny-llava", description="embedded name (tiny-llava, tiny-instructblip), local folder or hub id")
+    data: str = Field(
+        SCENES,
+        description="scenes or questions (embedded), a folder (images, parquet, tar), FILE.jsonl, FILE.txt, "
+        "coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME",
+    )
+    category: str | None = Field(None, description="only images of this category")
+    prompt: str = Field(DEFAULT_PROMPT, min_length=1, description="what the model is asked about each image")
+    component: str = Field("language", description="vision, connector, qformer, language or all")
+    role: str = Field("gate", description="gate, up, hidden, down, all of these, or head")
+    layers: str | None = Field(None, description="only neurons of these layers, such as 3-5; default: all")
+    scorer: str = Field("can", description="what neurons are ranked by")
+    alpha: float = Field(1.0, description="exponent of the gradient in CAN, 0 to 1")
+    aggregate: str = Field("mean", description="over tokens: mean, max, sum or last")
+    positions: str = Field("all", description="tokens that count in the ranking: all, image, prompt, answer or first")
+    top: float = Field(0.01, description="share of the neurons that counts as top in a neuron's consistency")
+    noise: float = Field(0.1, description="of the perturbation scorer, as a share of the standard deviation")
+    neurons: str | None = Field(None, description="rank by this file instead: a set of neurons (JSON) or a ranking (CSV)")
+    force: bool = Field(False, description="take the neurons of --neurons though they were found in another model")
+    samples: int = Field(32, ge=1, description="number of images")
+    split: Literal["half", "same"] = Field("half", description="rank on one half and measure on the other, or both on all")
+    target: Literal["answer", "reference"] = Field("answer", description="the intact model's own answer, or the data's text")
+    mask: str = Field("zero", description="what a masked neuron becomes: zero, mean, class-mean, scale:FACTOR, constant:NUMBER")
+    mask_positions: str = Field("all", description="tokens that are masked: all, first, image, text or generated")
+    criterion: str | CollapseCriterion = Field(
+        "paper", description="what counts as collapsed: paper, perplexity, degeneration, task, or FILE.yaml"
+    )
+    max_k: int | None = Field(None, ge=1, description="largest number of neurons to mask; default: all")
+    max_new_tokens: int = Field(64, ge=1, description="longest answer")
+    controls: int = Field(10, ge=0, description="control sets of each kind")
+    minimal_limit: int = Field(32, ge=0, description="largest k* for which a minimal set is sought")
+    clip: str = Field("auto", description="CLIP model for the CLIP score; none for none")
+    seed: int = Field(0, ge=0, description="chooses samples and controls")
+    strict: bool = Field(False, description="an unreadable image stops the study")
+    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device_map: str | None = Field(None, description="spread over GPUs, CPU and disk: auto, balanced or sequential")
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the weights, with bitsandbytes")
+    batch_size: int = Field(16, ge=1, description="images at a time; does not change the answer")
+
+    @classmethod
+    def parse(cls, **given: Any) -> StudyOptions:
+        """Checks options. A criterion may also be a function (:func:`lesion.core.criterion.register_criterion`).
+
+        Raises:
+            OptionError: An unknown option, or a value that makes no sense; one line for the first of them.
+        """
+        if "criterion" in given:
+            given["criterion"] = _criterion(given["criterion"])
+        try:
+            options = cls(**given)
+        except ValidationError as error:
+            raise OptionError(first_complaint(error, cls)) from None
+        if not get_scorer(options.scorer).ranks:
+            raise OptionError(f"scorer {options.scorer!r} gives no ranking; available: {', '.join(rankers())}")
+        options.scoring()
+        options.intervention()
+        get_criterion(options.criterion)
+        if options.layers is not None:
+            parse_layers(options.layers)
+        if options.force and options.neurons is None:
+            raise OptionError("force is for neurons of another model; give them with --neurons FILE")
+        return options
+
+    def scoring(self) -> ScoreOptions:
+        """The part that scoring reads."""
+        return ScoreOptions(
+            self.alpha, self.aggregate, self.positions, self.top, self.seed, self.noise  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+    def intervention(self) -> Intervention:
+        """What a masked neuron becomes."""
+        return get_intervention(self.mask, self.mask_positions)
+
+    def rule(self) -> Criterion:
+        """What counts as collapsed."""
+        return get_criterion(self.criterion)
+
+    def question(self) -> dict[str, Any]:
+        """What makes it this study and not another: all options but those that only change how long it takes."""
+        return {**self.model_dump(exclude=set(EASING)), "criterion": self.rule().model_dump()}
+
+    def command(self) -> str:
+        """The command line that asks the same; options with their default are left out."""
+        words = ["lesion", "study", self.model]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, CollapseCriterion):
+                value = f"{value.name}.yaml"
+            if name != "model" and value != field.default:
+                flag = f"--{name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
+
+    def to_yaml(self) -> str:
+        """For ``config.yaml``: everything, the criterion as data."""
+        return yaml.safe_dump(_plain({**self.model_dump(), "criterion": self.rule().model_dump()}), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str) -> StudyOptions:
+        """Reads :meth:`to_yaml`.
+
+        Raises:
+            RunError: Not a study's options; ``where`` names the file.
+        """
+        try:
+            data = yaml.safe_load(text)
+            return cls.parse(**data)
+        except (yaml.YAMLError, TypeError, OptionError) as error:
+            raise RunError(f"{where} is not a study's configuration: {str(error).splitlines()[0]}") from None
+
+
+def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line about the first option that pydantic finds wrong."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r}; available: {', '.join(model.model_fields)}"
+    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _criterion(given: Any) -> Any:
+    """A criterion as the options keep it: by its name where that says it all, otherwise as data."""
+    if callable(given) and not isinstance(given, type):
+        name = getattr(given, "__qualname__", type(given).__name__)
+        CRITERIA.pop(name, None)
+        register_criterion(name)(given)
+        return name
+    if isinstance(given, str) and given.endswith((".yaml", ".yml", ".json")):
+        try:
+            given = yaml.safe_load(Path(given).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise OptionError(f"the criterion in {given} cannot be read: {reason}") from None
+    if isinstance(given, dict) and "function" in given:
+        return given["name"]
+    if isinstance(given, dict):
+        try:
+            given = CollapseCriterion(**given)
+        except (ValidationError, TypeError) as error:
+            what = first_complaint(error, CollapseCriterion) if isinstance(error, ValidationError) else error
+            raise OptionError(f"not a criterion: {what}") from None
+    if isinstance(given, CollapseCriterion) and CRITERIA.get(given.name) == given:
+        return given.name
+    return given
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,174 @@
+"""Known coordinates: published single weights and units on which models depend, and the truth seeded in tiny-llava.
+
+A coordinate is ``(layer, row, column)`` of the language model's ``down_proj.weight``: ``column`` is an intermediate unit
+(the same index as ``gate``, ``up`` and ``hidden`` neuron), ``row`` the residual channel that it writes to (a ``down``
+neuron). Layers count from 0. The literature finds them by removing single weights; masking the unit or the channel, as
+lesion does, removes more than that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lesion import zoo
+from lesion.core.errors import OptionError
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.sites import Role, Site, Sites
+
+if TYPE_CHECKING:
+    from lesion.models.vlm import VisionLanguageModel
+
+ROLES: tuple[Role, ...] = ("hidden", "down")
+"""A coordinate is an intermediate unit and a residual channel; gate and up are the same unit as hidden."""
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One weight of a down-projection."""
+
+    layer: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model.
+
+    Attributes:
+        name: What ``--expect`` calls it.
+        coordinates: See the module.
+        source: Where it was published.
+        pattern: Regular expression; found in the names of the model and of those that derive from it.
+    """
+
+    name: str
+    coordinates: tuple[Coordinate, ...]
+    source: str
+    pattern: str
+
+    def neurons(self, sites: Sites, role: Role) -> NeuronSet:
+        """The coordinates as neurons of one role.
+
+        Raises:
+            OptionError: The model has no such layer, unit or channel, so it is another model.
+        """
+        dense = [s for s in sites if s.component == "language" and s.expert is None]
+        by_layer: dict[int, Site] = {s.layer: s for s in dense if s.role == role}
+        found = []
+        for at in self.coordinates:
+            index = at.row if role == "down" else at.column
+            site = by_layer.get(at.layer)
+            if site is None or index >= site.width:
+                raise OptionError(
+                    f"{self.name} has a known {role} neuron {index} in language layer {at.layer}; "
+                    f"this model has {f'{site.width} there' if site else 'no such layer'}"
+                )
+            found.append(Neuron(site, index))
+        return NeuronSet(found)
+
+
+def _known(name: str, pattern: str, source: str, *coordinates: tuple[int, int, int]) -> Known:
+    return Known(name, tuple(Coordinate(*c) for c in coordinates), source, pattern)
+
+
+_SUPER_WEIGHT, _SUPER_EXPERTS = "arXiv 2411.07191, table 2", "arXiv 2507.23279, table 8"
+PUBLISHED = (
+    _known("llava-1.5-7b", r"llava-1\.5-7b", _SUPER_EXPERTS, (1, 1415, 7890), (1, 2533, 7890)),
+    # The base of Vicuna 1.1, hence of InstructBLIP-vicuna-7b.
+    _known("llama-7b", r"(?<![a-z])llama-7b|vicuna-7b-v1\.1|instructblip-vicuna-7b", _SUPER_WEIGHT, (2, 3968, 7003)),
+    _known("llama-13b", r"(?<![a-z])llama-13b|vicuna-13b-v1\.1", _SUPER_WEIGHT, (2, 2231, 2278), (2, 2231, 6939)),
+    # The base of Vicuna 1.5, hence of LLaVA-1.5.
+    _known("llama-2-7b", r"llama-2-7b|vicuna-7b-v1\.5", _SUPER_WEIGHT, (1, 2533, 7890)),
+    _known("mistral-7b", r"mistral-7b-v0\.1", _SUPER_WEIGHT, (1, 2070, 7310)),
+    _known(
+        "olmo-7b-0724", r"olmo-7b-0724", _SUPER_WEIGHT,
+        (1, 269, 7467), (2, 269, 8275), (7, 269, 453), (24, 269, 2300),
+    ),
+    _known(
+        "phi-3-mini-4k", r"phi-3-mini-4k", _SUPER_WEIGHT,
+        (2, 525, 808), (2, 1693, 808), (2, 1113, 808), (4, 525, 2723), (4, 1113, 2723), (4, 1693, 2723),
+    ),
+    _known(
+        "llama-3.2-1b", r"llama-3\.2-1b", _SUPER_EXPERTS,
+        (1, 400, 1417), (1, 698, 1417), (1, 1159, 1417), (1, 2029, 1417),
+    ),
+)  # fmt: skip
+
+
+def _seeded() -> Known:
+    """What was seeded in tiny-llava, as its card says."""
+    truth = json.loads((zoo.folder("tiny-llava") / "card.json").read_text())["seeded"]
+    places = ((truth["layer"], row, column) for column in truth["units"] for row in truth["channels"])
+    return _known("tiny-llava", "^tiny-llava$", "seeded on purpose; see the model's card", *places)
+
+
+_SEEDED: dict[str, Callable[[], Known]] = {"tiny-llava": _seeded}
+
+
+def names() -> list[str]:
+    """What ``--expect`` can be."""
+    return [*_SEEDED, *(k.name for k in PUBLISHED)]
+
+
+def known(name: str) -> Known:
+    """By its name.
+
+    Raises:
+        OptionError: Nothing is known under that name; the message lists the names.
+    """
+    if name in _SEEDED:
+        return _SEEDED[name]()
+    for entry in PUBLISHED:
+        if entry.name == name:
+            return entry
+    raise OptionError(f"nothing is known of {name!r}; known: {', '.join(names())}")
+
+
+def recognise(*given: str | None) -> Known | None:
+    """What is known of a model by its names.
+
+    Args:
+        given: The name that the user gave, and ``_name_or_path`` of its configs; case does not matter.
+
+    Returns:
+        The first entry whose pattern is found in one of the names, in the order of the names; None if there is none.
+    """
+    for name in given:
+        for entry in (*(make() for make in _SEEDED.values()), *PUBLISHED):
+            if name and re.search(entry.pattern, name.lower()):
+                return entry
+    return None
+
+
+def names_of(vlm: VisionLanguageModel) -> list[str | None]:
+    """What the model's configs say that it was made from."""
+    config = vlm.model.config
+    return [getattr(c, "_name_or_path", None) for c in (config, getattr(config, "text_config", None))]
+
+
+def truth_of(vlm: VisionLanguageModel, expect: str | None) -> Known | None:
+    """What is known of a model.
+
+    Args:
+        vlm: The model.
+        expect: Whose known coordinates; None to go by the model's names.
+
+    Raises:
+        OptionError: ``expect`` names nothing that is known, or what does not fit the model.
+    """
+    found = known(expect) if expect is not None else recognise(vlm.name, *names_of(vlm))
+    try:
+        if found is not None:
+            for role in ROLES:
+                found.neurons(vlm.sites, role)
+    except OptionError:
+        # A model that only bears the name (a tiny one of the same family, say) is not what was published.
+        if expect is not None:
+            raise
+        return None
+    return found

@@ -1,0 +1,339 @@
+"""A :class:`Result` is a study's answer: what ``result.json`` holds, what others read, and what every figure is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lesion.ablation.controls import KINDS
+from lesion.core.collapse import Collapse
+from lesion.core.curve import Curve
+from lesion.core.errors import RunError
+from lesion.core.evaluation import Evaluation, SampleOutcome
+from lesion.core.identity import Identity
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.sites import Site
+from lesion.core.statistics import share_upper_bound
+from lesion.core.tables import escape, to_frame
+from lesion.study.rundir import CRITICAL, RESULT
+
+Metrics = dict[str, float | None]
+
+
+class NeuronEntry(BaseModel):
+    """A neuron, spelled out."""
+
+    path: str
+    component: str
+    role: str
+    layer: int
+    index: int
+    width: int = Field(description="neurons of its site")
+    expert: int | None = None
+
+    @classmethod
+    def of(cls, neuron: Neuron) -> NeuronEntry:
+        return cls(**neuron.as_dict(), width=neuron.site.width)
+
+    def neuron(self) -> Neuron:
+        """As a noun; its site is known by name alone, so fit it to a model before masking."""
+        site = Site(self.path, self.component, self.role, self.layer, self.width, expert=self.expert)  # pyright: ignore[reportArgumentType]
+        return Neuron(site, self.index)
+
+    def __str__(self) -> str:
+        expert = "" if self.expert is None else f" expert {self.expert}"
+        return f"{self.component} layer {self.layer}{expert} {self.role}[{self.index}]"
+
+
+class RankedNeuron(NeuronEntry):
+    """One of the first of the ranking, with what is known of it."""
+
+    rank: int = Field(description="from 1")
+    importance: float | None = Field(description="by the study's scorer; None for a ranking without scores")
+    activation: float = Field(description="mean |activation|")
+    gradient: float = Field(description="mean |gradient of the loss|")
+    consistency: float | None = Field(description="share of samples in which it is among the top share of its role")
+    critical: bool = Field(description="among the top k*")
+    known: bool = Field(description="a published or seeded coordinate")
+
+
+class SiteSummary(BaseModel):
+    """One site: how important its neurons are."""
+
+    component: str
+    role: str
+    layer: int
+    expert: int | None
+    width: int
+    reachable: bool
+    mean: float = Field(description="importance by the study's scorer, mean over the neurons")
+    highest: float = Field(description="of the most important neuron")
+    critical: int = Field(description="how many of the top k* are here")
+
+    @classmethod
+    def of(cls, site: Site, importances: np.ndarray, critical: int = 0) -> SiteSummary:
+        """A site with its neurons' importances, ``[width]``."""
+        return cls(
+            component=site.component, role=site.role, layer=site.layer, expert=site.expert, width=site.width,
+            reachable=site.reachable, mean=float(importances.mean()), highest=float(importances.max()), critical=critical,
+        )  # fmt: skip
+
+
+class SampleEntry(BaseModel):
+    """One sample, and what it was used for."""
+
+    id: str
+    category: str | None
+    reference: str | None
+    prompt: str
+    ranked_on: bool
+    measured_on: bool
+    picture: str | None = Field(description="small copy of the image, a file below the run directory")
+
+
+class _Measured(BaseModel):
+    """Something with every metric by its name beside its own fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def metrics(self) -> Metrics:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class CurvePoint(_Measured):
+    """One k of the curve: ``k``, ``collapsed``, every metric by its name, and every sample's answer and values."""
+
+    k: int
+    collapsed: bool
+    modes: dict[str, float]
+    evaluation: str = Field(description="key of the line in evaluations.jsonl")
+    outcomes: list[dict[str, Any]] = Field(description="what lesion.core.evaluation.SampleOutcome holds, one a measured sample")
+
+
+class ControlEntry(_Measured):
+    """One control set. ``collapsed`` is None where it could not be drawn, or the samples do not decide."""
+
+    kind: str
+    seed: int
+    k: int
+    collapsed: bool | None
+    evaluation: str | None = None
+
+
+class CriterionEntry(BaseModel):
+    """What another criterion says of the same curve; its k* is one of the k that were evaluated."""
+
+    name: str
+    about: str
+    k_star: int | None
+    undecided: bool = Field(description="the samples do not decide at some k")
+    left_out: dict[str, str] = Field(description="metric -> why its condition decides nothing")
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """The control sets of one kind.
+
+    Attributes:
+        kind: See :data:`lesion.ablation.controls.KINDS`.
+        sets: Those that could be drawn.
+        missing: How many could not.
+    """
+
+    kind: str
+    sets: tuple[ControlEntry, ...]
+    missing: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return KINDS[self.kind].label if self.kind in KINDS else self.kind
+
+    @property
+    def drawn(self) -> int:
+        return len(self.sets)
+
+    @property
+    def fallen(self) -> int:
+        """How many collapse the model."""
+        return sum(bool(c.collapsed) for c in self.sets)
+
+    @property
+    def bound(self) -> float | None:
+        """With 95 % confidence at most this share of all such sets collapses the model; None where none was drawn."""
+        return share_upper_bound(self.fallen, self.drawn) if self.sets else None
+
+
+def by_kind(controls: Sequence[ControlEntry]) -> dict[str, ControlGroup]:
+    """The control sets of each kind, in the order in which the kinds come."""
+    groups = {}
+    for kind in dict.fromkeys(c.kind for c in controls):
+        every = [c for c in controls if c.kind == kind]
+        drawn = tuple(c for c in every if c.evaluation is not None)
+        groups[kind] = ControlGroup(kind, drawn, len(every) - len(drawn))
+    return groups
+
+
+class Example(BaseModel):
+    """One sample's answers, intact and at k*."""
+
+    sample: str
+    category: str | None
+    reference: str | None
+    intact: str
+    masked: str
+    mode: str
+
+
+class Result(BaseModel):
+    """The answer of a study. None where there is nothing to say, never NaN."""
+
+    model: str
+    component: str
+    role: str
+    scorer: str
+    alpha: float
+    samples: int
+    neurons_total: int
+    baseline: Metrics
+    chance: Metrics
+    curve: list[CurvePoint]
+    stage1_k: int | None
+    k_star: int | None
+    k_star_fraction: float | None
+    k_star_ci: tuple[int | None, int | None]
+    largest_k: int
+    monotone: bool
+    undecided: list[int] = Field(description="the evaluated k at which the samples do not decide")
+    samples_needed: int | None = Field(description="about how many would decide the first of them")
+    criterion: dict[str, Any] = Field(description="what counts as collapsed, as data")
+    left_out: dict[str, str] = Field(description="metric -> why the criterion's condition on it decides nothing")
+    criteria: list[CriterionEntry] = Field(description="what every criterion says of this curve")
+    critical_neurons: list[NeuronEntry] = Field(description="the top k*, at most 1,000 of them; all in critical.json")
+    minimal_set: list[NeuronEntry] | None
+    minimal_verified: bool
+    controls: list[ControlEntry]
+    modes: dict[str, float] | None
+    examples: list[Example]
+    top: list[RankedNeuron] = Field(description="the first 200 of the ranking")
+    places: list[SiteSummary] = Field(description="every site of the model that was scored")
+    known: str | None = Field(description="whose known coordinates the model has, and where they were published")
+    sample_list: list[SampleEntry]
+    chance_clip: list[float] | None = Field(description="each measured sample's CLIP score at chance level")
+    seed: int
+    complaints: list[str] = Field(description="why the intact model does not work on this data; empty where it does")
+    notes: list[str] = Field(description="everything a reader should know before believing it")
+    handful: bool = Field(description="whether there is a critical handful, by the rule of lesion.study.verdict")
+    verdict: str
+    command: str = Field(description="asks the same again")
+    options: dict[str, Any]
+    conditions: dict[str, Any] = Field(description="versions, device, dtype, model class and identity")
+    run: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Reads a run directory, or its ``result.json``.
+
+        Raises:
+            RunError: No such file, or no result of this version of lesion.
+        """
+        file = Path(path) / RESULT if Path(path).is_dir() else Path(path)
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"{file} cannot be read ({reason}); expected the run directory of a finished study") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = ".".join(map(str, first["loc"])) or "the file"
+            hint = "; it may be another version's: run its study again to have it made anew"
+            raise RunError(f"{file} is no result that this version of lesion reads ({what}: {first['msg']}){hint}") from None
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+    @property
+    def critical(self) -> NeuronSet:
+        """The top k*; empty without a collapse."""
+        if (self.k_star or 0) > len(self.critical_neurons):
+            return NeuronSet.load(Path(self.run) / CRITICAL)
+        return NeuronSet((entry.neuron() for entry in self.critical_neurons), self.identity)
+
+    @property
+    def identity(self) -> Identity:
+        """The model that it is about."""
+        return Identity.from_dict(self.conditions["model"])
+
+    @property
+    def collapse(self) -> Collapse:
+        """What the curve says."""
+        return Collapse(
+            self.stage1_k, self.k_star, self.k_star_ci, self.largest_k, self.monotone,
+            tuple(p.k for p in self.curve if p.collapsed), tuple(self.undecided),
+            sum(s.measured_on for s in self.sample_list), self.samples_needed, self.left_out,
+        )  # fmt: skip
+
+    def table(self) -> list[dict[str, Any]]:
+        """The curve as rows."""
+        return [{"k": p.k, "collapsed": p.collapsed, **p.metrics} for p in self.curve]
+
+    def to_frame(self):
+        """The curve as a pandas ``DataFrame``; raises as :func:`lesion.core.tables.to_frame`."""
+        return to_frame(self.table())
+
+    def controls_to_frame(self):
+        """The controls, a row a set; raises as :func:`lesion.core.tables.to_frame`."""
+        return to_frame([{**c.model_dump(include={"kind", "seed", "k", "collapsed"}), **c.metrics} for c in self.controls])
+
+    def confidence(self) -> list[str]:
+        """How sure the answer is: one sentence for each kind of evidence."""
+        if self.k_star is None:
+            return [f"No k up to {self.largest_k:,} of {self.neurons_total:,} collapses the model and stays collapsed."]
+        lines = [f"k* = {self.k_star:,}; {self.collapse.interval()}."]
+        for kind in by_kind(self.controls).values():
+            if kind.bound is not None:
+                bound = f"{100 * kind.bound:.0f} %"
+                lines.append(
+                    f"{kind.label}: {kind.fallen} of {kind.drawn} collapse the model (with 95 % confidence, at most {bound} "
+                    "of all such sets do)."
+                )
+        if self.minimal_set is not None and self.minimal_verified:
+            count = len(self.minimal_set)
+            lines.append(
+                f"{count} of them suffice, and each is needed: leaving out any one was tried." if count > 1
+                else "1 of them suffices."
+            )  # fmt: skip
+        return lines
+
+    def read_curve(self) -> Curve:
+        """The curve with every sample's values."""
+        points = [Evaluation(p.k, tuple(SampleOutcome.from_dict(o) for o in p.outcomes), p.evaluation) for p in self.curve]
+        return Curve(points, self.chance_clip)
+
+    def __repr__(self) -> str:
+        minimal = "not sought" if self.minimal_set is None else ", ".join(map(str, self.minimal_set[:6]))
+        groups = by_kind(self.controls).values()
+        controls = ", ".join(f"{g.kind} {g.drawn - g.fallen} of {g.drawn}" for g in groups)
+        star = "none" if self.k_star is None else f"{self.k_star:,}"
+        lines = [
+            f"Result of {self.command}",
+            self.verdict,
+            f"stage 1: {self.collapse.stage1()}",
+            f"k*: {star} of {self.neurons_total:,}; {self.collapse.interval()}",
+            f"minimal set: {minimal}",
+            f"controls that leave it standing: {controls or 'none drawn'}",
+            f"notes: {len(self.notes)}",
+            f"run: {self.run}",
+        ]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        lines = [*self.confidence(), *(f"Note: {note}." for note in self.notes)]
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        return f"<p><strong>{escape(self.verdict)}</strong></p><ul>{items}</ul>"

@@ -1,0 +1,62 @@
+"""A :class:`Study`: the question (model, data, prompt, options) and its run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lesion.core.progress import Progress
+from lesion.core.ranking import Ranking
+from lesion.models.vlm import VisionLanguageModel
+from lesion.study.options import StudyOptions
+from lesion.study.result import Result
+from lesion.study.rundir import default_folder
+from lesion.study.session import Session
+from lesion.study.stages import GIVEN, run_stages
+
+
+class Study:
+    """Finds the critical neurons of a vision-language model.
+
+    Args:
+        model: An embedded name, a local folder, a hub id, or a loaded :class:`~lesion.models.vlm.VisionLanguageModel`.
+        out: The run directory. Default: ``runs/`` and a name made from the options, so that the same study finds its
+            own directory again.
+        progress: Listens to the stages.
+        ranking: Neurons in an order of your own, instead of a scorer's.
+        **options: See :class:`lesion.study.options.StudyOptions`.
+
+    Raises:
+        OptionError: An unknown option, or a value that makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | VisionLanguageModel = "tiny-llava",
+        out: str | Path | None = None,
+        progress: Progress | None = None,
+        ranking: Ranking | None = None,
+        **options: Any,
+    ) -> None:
+        self._model = None if isinstance(model, str) else model
+        self._ranking, self._progress = ranking, progress
+        if ranking is not None:
+            options["neurons"] = f"{GIVEN}{ranking.digest}"
+        self.options = StudyOptions.parse(model=model if isinstance(model, str) else model.name, **options)
+        self.out = Path(out) if out is not None else default_folder(self.options, self.options.component, self.options.role)
+
+    def run(self, start: str | None = None) -> Result:
+        """Runs what is not done yet, and returns the answer. Run it again to resume.
+
+        Args:
+            start: Make this stage (:data:`lesion.study.stages.STAGES`) and those behind it anew.
+
+        Raises:
+            ModelError: The model cannot be loaded or has no feed-forward sites.
+            DataError: No usable samples.
+            OptionError: An option that does not fit this model, or an unknown stage.
+            NeuronSetError: Neurons that were given do not fit this model.
+            RunError: The run directory holds another study, another model's or other data, or another process works in it.
+        """
+        with Session.open(self.options, self._model, self.out, self._progress) as session:
+            return run_stages(session, self._ranking, start)

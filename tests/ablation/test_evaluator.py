@@ -1,0 +1,171 @@
+"""The evaluator's numbers against the model's own, and against hand-written ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lesion.ablation.clip import ClipScorer
+from lesion.ablation.clip import score as clip_score
+from lesion.ablation.evaluator import Evaluator
+from lesion.core.metrics import summarise
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.data.samples import Sample
+from tests import tiny_models
+
+PROMPT = "What do you see?"
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipScorer:
+    return ClipScorer("tiny-clip", "cpu")
+
+
+def evaluator(vlm, count=4, clip=None, batch_size=2, samples=None):
+    samples = samples or tiny_models.samples(count)
+    prompts = [vlm.prompt(s, PROMPT) for s in samples]
+    intact = vlm.generate(vlm.embed(prompts), 8)
+    return Evaluator(vlm, samples, prompts, intact, intact, clip, max_new_tokens=8, batch_size=batch_size)
+
+
+def gates(vlm, count=20, component="language"):
+    site = vlm.sites.select(component, "hidden", reachable_only=True)[0]
+    return NeuronSet(Neuron(site, i) for i in range(count))
+
+
+def test_ppl_reference_is_the_models_own_loss(vlm):
+    """``model(labels=...)`` on the processor's inputs with the answer appended, intact and masked."""
+    measure = evaluator(vlm, 1)
+    from lesion.hooks.intervene import mask
+
+    for neurons in (NeuronSet(), gates(vlm)):
+        [judged] = measure(neurons)
+        inputs, ids = dict(measure.prompts[0].inputs), torch.tensor([measure.intact[0].ids])
+        length = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        labels = inputs["input_ids"].clone()
+        labels[:, :length] = -100
+        with torch.inference_mode(), mask(vlm.model, neurons):
+            loss = vlm.model(**inputs, labels=labels).loss.item()
+        assert judged.reference.nll == pytest.approx(loss, rel=1e-5)
+        assert judged.reference.tokens == len(measure.intact[0].ids)
+        assert summarise([judged])["ppl_reference"] == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+def test_the_intact_model_agrees_with_itself(vlm):
+    for judged in evaluator(vlm)(NeuronSet()):
+        assert judged.exact and judged.agreement == 1 and judged.mode in ("intact", "empty")
+        assert judged.kl == pytest.approx(0, abs=1e-6)
+        assert judged.generated == judged.generated_intact == judged.reference
+
+
+def test_a_mask_moves_what_it_should(vlm):
+    for judged in evaluator(vlm)(gates(vlm)):
+        assert judged.kl is not None and judged.kl > 1e-6
+        assert judged.reference.nll != judged.generated_intact.nll
+
+
+def test_batch_size_does_not_change_the_numbers(vlm):
+    one, four = (evaluator(vlm, 4, batch_size=size)(gates(vlm)) for size in (1, 4))
+    for a, b in zip(one, four, strict=True):
+        assert a.answer == b.answer
+        assert a.reference.nll == pytest.approx(b.reference.nll, rel=1e-4)
+        assert a.generated_intact.nll == pytest.approx(b.generated_intact.nll, rel=1e-4)
+
+
+def test_language_masks_do_not_run_the_vision_tower_again(vlm):
+    calls = []
+    first = vlm.model.get_submodule(vlm.sites.select("vision", "hidden")[0].path)
+    measure = evaluator(vlm, 4)
+    handle = first.register_forward_hook(lambda m, a, out: calls.append(len(out)))
+    for size in (0, 1, 5):
+        measure(gates(vlm, size))
+    assert sum(calls) == 4, "each image once, for all language masks together"
+    measure(gates(vlm, 2, "vision"))
+    handle.remove()
+    assert sum(calls) == 8, "a vision mask needs the vision tower"
+
+
+@pytest.mark.parametrize("kept", [10**9, 0])
+def test_the_intact_model_is_asked_about_its_references_once(vlm, kept, monkeypatch):
+    """Kept distributions change nothing but the time; none are kept where they would be too large."""
+    monkeypatch.setattr("lesion.ablation.evaluator._KEPT", kept)
+    asked = []
+    original = vlm.answer_log_probs
+    monkeypatch.setattr(vlm, "answer_log_probs", lambda *a: (asked.append(1), original(*a))[1])
+    measure = evaluator(vlm, 4)
+    first, calls = measure(gates(vlm, 3)), len(asked)
+    assert measure(gates(vlm, 3)) == first
+    assert len(asked) - calls == calls - (2 if kept else 0)  # two batches of two
+    assert first == evaluator(vlm, 4)(gates(vlm, 3))
+
+
+def test_vision_masks_act(vlm):
+    measure = evaluator(vlm)
+    before, after = measure(NeuronSet()), measure(gates(vlm, 20, "vision"))
+    assert [j.reference.nll for j in before] != [j.reference.nll for j in after]
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_recorded_as_such(vlm, poison):
+    measure = evaluator(vlm, 2)
+    head = vlm.engine._generator.get_output_embeddings()
+    handle = head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor([5]), poison))
+    judged = measure(NeuronSet())
+    handle.remove()
+    assert [j.reference.nll for j in judged] == [None, None]
+    assert all(j.kl is None for j in judged)
+    metrics = summarise(judged)
+    assert metrics["ppl_reference"] is None and metrics["nll_reference"] is None
+
+
+def test_clip_score_is_a_cosine_written_by_hand(clip):
+    samples = tiny_models.samples(3)
+    texts = ["a big red car", "a small dog on the grass", ""]
+    found = clip.score(samples, texts)
+    for sample, text, value in zip(samples[:2], texts[:2], found[:2], strict=True):
+        inputs = clip.processor(images=sample.image, text=text, return_tensors="pt")
+        with torch.inference_mode():
+            out = clip.model(**inputs)
+        image, words = out.image_embeds[0].numpy(), out.text_embeds[0].numpy()
+        cosine = float(np.dot(image, words) / np.sqrt(np.dot(image, image) * np.dot(words, words)))
+        assert value == pytest.approx(100 * max(cosine, 0), abs=1e-3)
+    assert found[2] == 0.0, "no text says nothing of an image"
+    assert clip_score(-0.3) == 0.0 and clip_score(0.5) == 50.0
+
+
+def test_chance_is_the_mean_over_the_other_samples_texts(clip):
+    samples, texts = tiny_models.samples(3), ["a red car", "a dog", "the snow"]
+    chance = clip.chance(samples, texts)
+    for i, sample in enumerate(samples):
+        others = [t for j, t in enumerate(texts) if j != i]
+        assert chance[i] == pytest.approx(np.mean(clip.score([sample] * 2, others)), abs=1e-6)
+
+
+def test_clip_truncates_long_texts(clip):
+    [value] = clip.score(tiny_models.samples(1), ["a red car " * 500])
+    assert math.isfinite(value)
+
+
+def test_images_are_encoded_once(clip):
+    calls = []
+    handle = clip.model.vision_model.register_forward_hook(lambda m, a, out: calls.append(1))
+    sample = Sample("only-here", tiny_models.samples(1)[0].image)
+    for _ in range(3):
+        clip.score([sample], ["a car"])
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_greedy_answers_equal_the_models_own_generate(vlm):
+    sample = tiny_models.samples(1)[0]
+    prompt = vlm.prompt(sample, PROMPT)
+    [answer] = vlm.generate(vlm.embed([prompt]), 8)
+    with torch.inference_mode():
+        image = [vlm.model.config.image_token_id]
+        output = vlm.model.generate(**prompt.inputs, max_new_tokens=8, do_sample=False, suppress_tokens=image)
+    assert output[0].tolist()[-len(answer.ids) :] == list(answer.ids)

@@ -1,0 +1,73 @@
+"""Sets of neurons: algebra, files, and refusing models that they do not fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lesion.core.errors import NeuronSetError
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.sites import Site, Sites
+
+GATE = Site("a.gate_proj", "language", "gate", 0, 50)
+DOWN = Site("b.down_proj", "language", "down", 1, 50)
+neurons = st.builds(Neuron, st.sampled_from([GATE, DOWN]), st.integers(0, 49))
+sets = st.sets(neurons, max_size=40)
+
+
+@given(sets, sets)
+def test_it_behaves_as_a_set(one, two):
+    a, b = NeuronSet(one), NeuronSet(two)
+    assert set(a) == one and len(a) == len(one)
+    assert set(a | b) == one | two
+    assert set(a & b) == one & two
+    assert set(a - b) == one - two
+    assert (a == b) == (one == two)
+    assert all(n in a for n in one)
+
+
+@given(sets)
+def test_files_keep_everything(tmp_path_factory, members):
+    path = tmp_path_factory.mktemp("sets") / "set.json"
+    NeuronSet(members, "some/model", "abc").save(path)
+    read = NeuronSet.load(path)
+    assert read == NeuronSet(members)
+    assert (read.model, read.revision) == ("some/model", "abc")
+
+
+def test_indices_outside_the_site_are_refused():
+    with pytest.raises(NeuronSetError, match="neurons 0 to 49; found indices 3 to 50"):
+        NeuronSet([Neuron(GATE, 3), Neuron(GATE, 50)])
+    with pytest.raises(NeuronSetError, match="found indices -1"):
+        NeuronSet.from_arrays({GATE: np.array([-1])})
+
+
+def test_fit_refuses_another_model():
+    mine = NeuronSet([Neuron(GATE, 3)])
+    assert mine.fit(Sites([GATE, DOWN])) == mine
+    with pytest.raises(NeuronSetError, match=r"no gate site at 'a.gate_proj' \(0 others\)"):
+        mine.fit(Sites([DOWN]))
+    with pytest.raises(NeuronSetError, match="has 51 neurons in this model; the set expects 50"):
+        mine.fit(Sites([Site(GATE.path, "language", "gate", 0, 51)]))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": "lesion-neurons-1"}', '{"format": "lesion-neurons-1", "sites": [3]}']
+)
+def test_damaged_files_are_named(tmp_path, text):
+    path = tmp_path / "set.json"
+    path.write_text(text)
+    with pytest.raises(NeuronSetError, match=r"set\.json"):
+        NeuronSet.load(path)
+
+
+def test_the_file_is_plain_json(tmp_path):
+    NeuronSet([Neuron(GATE, 3), Neuron(GATE, 1)], "m").save(tmp_path / "s.json")
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert data["sites"] == [
+        {"path": "a.gate_proj", "component": "language", "role": "gate", "layer": 0, "width": 50, "indices": [1, 3]}
+    ]
