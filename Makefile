@@ -19,6 +19,7 @@ slow: $(VENV)/.tested
 check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
 
 # A warning is an error: a link that leads nowhere, a docstring that cannot be read.
 docs: $(VENV)/.tested

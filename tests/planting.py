@@ -39,7 +39,7 @@ EVERY = (*SCORERS, "superweight", "perturbation")
 def fresh(family: str) -> VisionLanguageModel:
     """A model of one's own, which may be edited."""
     made = built(family)
-    return VisionLanguageModel(copy.deepcopy(made.model), made.processor, family)
+    return VisionLanguageModel(copy.deepcopy(made.model).requires_grad_(False), made.processor, family)
 
 
 class Asked:

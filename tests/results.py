@@ -1,4 +1,4 @@
-"""Results of studies that never ran: made from numbers and texts, for what shows them."""
+"""Results of studies that never ran: made from numbers and texts, for the code that shows them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
-from lesion.core.criterion import detect_collapse
-from lesion.core.curve import Curve, Evaluation
-from lesion.core.metrics import SampleOutcome, Likelihood, Mode
+from lesion.core.collapse import Collapse, detect_collapse
+from lesion.core.curve import Curve
+from lesion.core.evaluation import Evaluation, Likelihood, Mode, SampleOutcome
+from lesion.study.entries import criterion_entries, point_entry
 from lesion.study.options import StudyOptions
-from lesion.study.result import Control, CurvePoint, NeuronEntry, SiteSummary, RankedNeuron, Result, SampleEntry, verdict
+from lesion.study.result import ControlEntry, NeuronEntry, RankedNeuron, Result, SampleEntry, SiteSummary, by_kind
+from lesion.study.verdict import Verdict
 
 KS = (0, 1, 2, 3, 4, 6)
 MODES_AT: tuple[Mode, ...] = ("intact", "degraded", "degraded", "off-topic", "gibberish", "gibberish")
@@ -60,40 +62,49 @@ def result(
     """
     modes: list[Mode] = [MODES_AT[min(KS.index(k) if k in KS else len(KS) - 1, len(MODES_AT) - 1)] for k in ks]
     points = [
-        Evaluation(k, tuple(_judged(i, say(i, k), n, clip, "intact" if k == 0 else mode) for i in range(samples)))
+        Evaluation(k, tuple(_outcome(i, say(i, k), n, clip, "intact" if k == 0 else mode) for i in range(samples)), f"key{k}")
         for k, n, mode in zip(ks, nll, modes, strict=True)
     ]
     chance = [10.0] * samples if clip else None
     curve = Curve(points, chance)
-    found = detect_collapse(curve)
-    top = [_ranked(i, found.k_star or 0, experts) for i in range(40)]
-    critical = [NeuronEntry(**n.model_dump(include=set(NeuronEntry.model_fields))) for n in top[: found.k_star or 0]]
-    sets = [_control(kind, seed, found.k_star) for kind in ("random", "layers", "magnitude") for seed in range(controls)]
-    sets = sets if found.k_star is not None else []
-    options = StudyOptions.parse().model_dump()
+    options = StudyOptions.parse()
+    collapse = detect_collapse(curve, 0, options.rule())
+    top = [_ranked(i, collapse.k_star or 0, experts) for i in range(40)]
+    critical = [NeuronEntry(**n.model_dump(include=set(NeuronEntry.model_fields))) for n in top[: collapse.k_star or 0]]
+    sets = [_control(kind, seed, collapse.k_star) for kind in ("random", "layers", "magnitude") for seed in range(controls)]
+    sets = sets if collapse.k_star is not None else []
     fields: dict[str, Any] = {
         "model": "made-up", "component": "language", "role": "gate", "scorer": "can", "alpha": 1.0, "samples": 2 * samples,
         "neurons_total": 400, "baseline": curve.intact.metrics, "chance": {"clip_score": 10.0 if clip else None},
-        "curve": [
-            CurvePoint(k=p.k, collapsed=p.k in found.collapsed, modes=p.modes, evaluation=f"key{p.k}",
-                       outcomes=[j.as_dict() for j in p.outcomes], **p.metrics) for p in points
-        ],
-        "stage1_k": found.stage1_k, "k_star": found.k_star,
-        "k_star_fraction": None if found.k_star is None else found.k_star / 400, "k_star_ci": found.k_star_ci,
-        "largest_k": found.largest_k, "monotone": found.monotone, "critical": critical,
-        "minimal_set": critical or None, "minimal_verified": bool(critical), "controls": sets,
-        "modes": None if found.k_star is None else curve.at(found.k_star).modes, "examples": [], "top": top,
-        "places": _places(found.k_star or 0, experts), "known": None,
+        "curve": [point_entry(p, collapse) for p in points], "stage1_k": collapse.stage1_k, "k_star": collapse.k_star,
+        "k_star_fraction": None if collapse.k_star is None else collapse.k_star / 400, "k_star_ci": collapse.k_star_ci,
+        "largest_k": collapse.largest_k, "monotone": collapse.monotone, "undecided": list(collapse.undecided),
+        "samples_needed": collapse.samples_needed, "criterion": options.rule().model_dump(), "left_out": collapse.left_out,
+        "criteria": criterion_entries(curve, 0), "critical_neurons": critical, "minimal_set": critical or None,
+        "minimal_verified": bool(critical), "controls": sets,
+        "modes": None if collapse.k_star is None else curve.at(collapse.k_star).modes, "examples": [], "top": top,
+        "places": _places(collapse.k_star or 0, experts), "known": None,
         "sample_list": [_sample(i, samples, pictures, category) for i in range(2 * samples)], "chance_clip": chance, "seed": 0,
-        "notes": [], "command": "lesion study made-up", "options": options,
-        "conditions": {"versions": {"lesion": "0"}, "device": "cpu", "dtype": "float32"}, "run": "runs/made-up",
+        "complaints": [], "notes": [], "handful": bool(critical), "command": "lesion study made-up",
+        "options": options.model_dump(),
+        "conditions": {
+            "versions": {"lesion": "0"}, "device": "cpu", "dtype": "float32", "model": {"base": "made-up", "weights": "0" * 64},
+        },
+        "run": "runs/made-up",
     }  # fmt: skip
-    fields["verdict"] = verdict("made-up", found.k_star, 400, found.largest_k, "language", "gate", sets, critical)
+    fields["verdict"] = _verdict(collapse, sets, critical, changed.get("complaints", []))
     return Result(**{**fields, **changed})
 
 
+def _verdict(collapse: Collapse, sets: list[ControlEntry], critical: list[NeuronEntry], complaints: Sequence[str]) -> str:
+    random = by_kind(sets).get("random")
+    counts = (0, 0) if random is None else (random.drawn, random.fallen)
+    layers = [(n.component, n.layer) for n in critical]
+    return str(Verdict("made-up", "language", "gate", 400, collapse, layers, counts, complaints))
+
+
 def save(made: Result, folder: Path) -> Path:
-    """As a run directory: ``result.json`` and pictures."""
+    """Writes a run directory: ``result.json`` and pictures."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(made.model_dump_json())
     for i, sample in enumerate(made.sample_list):
@@ -104,7 +115,7 @@ def save(made: Result, folder: Path) -> Path:
     return folder
 
 
-def _judged(i: int, answer: str, nll: float, clip: bool, mode: Mode) -> SampleOutcome:
+def _outcome(i: int, answer: str, nll: float, clip: bool, mode: Mode) -> SampleOutcome:
     value = Likelihood(nll + 0.01 * i if math.isfinite(nll) else None, 12)
     score = (75.0 + i if mode in ("intact", "degraded") else 9.0 + 0.1 * i) if clip else None
     return SampleOutcome(f"s{i}", answer, value, value, value, score, 0.1, 0.5, mode == "intact", 0.0, 0.0, mode)
@@ -112,17 +123,17 @@ def _judged(i: int, answer: str, nll: float, clip: bool, mode: Mode) -> SampleOu
 
 def _ranked(i: int, critical: int, experts: int) -> RankedNeuron:
     return RankedNeuron(
-        path=f"model.layers.{i % 4}.mlp.gate_proj", component="language", role="gate", layer=i % 4, index=7 * i,
+        path=f"model.layers.{i % 4}.mlp.gate_proj", component="language", role="gate", layer=i % 4, index=7 * i, width=400,
         expert=i % experts if experts else None, rank=i + 1, importance=1.0 / (i + 1), activation=3.0 + (i * 7) % 11,
         gradient=0.1 / (i + 1), consistency=max(0.0, 1 - i / 20), critical=i < critical, known=i == 0,
     )  # fmt: skip
 
 
-def _control(kind: str, seed: int, k: int | None) -> Control:
+def _control(kind: str, seed: int, k: int | None) -> ControlEntry:
     if kind == "magnitude" and seed == 0:
-        return Control(kind=kind, seed=seed, k=k or 0, collapsed=None)
-    numbers: dict[str, Any] = {"ppl_reference": 1.2 + 0.1 * seed, "nll_reference": math.log(1.2 + 0.1 * seed)}
-    return Control(kind=kind, seed=seed, k=k or 0, collapsed=False, evaluation=f"c{kind}{seed}", **numbers)
+        return ControlEntry(kind=kind, seed=seed, k=k or 0, collapsed=None)
+    metrics: dict[str, Any] = {"ppl_reference": 1.2 + 0.1 * seed, "nll_reference": math.log(1.2 + 0.1 * seed)}
+    return ControlEntry(kind=kind, seed=seed, k=k or 0, collapsed=False, evaluation=f"c{kind}{seed}", **metrics)
 
 
 def _places(critical: int, experts: int) -> list[SiteSummary]:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHELL, BUILT = ("sh", "bash"), ("math", "{toctree}", "{include}", "{eval-rst}")
-"""Languages of commands, and those that building the documentation checks."""
+SHELL, BUILT, DATA = ("sh", "bash"), ("math", "{toctree}", "{include}", "{eval-rst}"), ("yaml",)
+"""Languages of commands, those that building the documentation checks, and those of files that commands read."""
 _FENCE = re.compile(r"^( *)(`{3,})(\S*)(?: .*)?$")
 _COMMENT = re.compile(r"^ *<!-- (.+) -->$")
 
@@ -90,19 +90,19 @@ def blocks(text: str, page: str) -> Iterator[Block]:
 
 def commands(text: str) -> list[list[str]]:
     """The commands of a shell block, as words; lines that end in a backslash go on, ``#`` begins a comment."""
-    found = []
+    every = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words:
-            found.append(words)
-    return found
+            every.append(words)
+    return every
 
 
 def lesion_arguments(words: list[str]) -> list[str] | None:
     """What ``lesion`` is given in a command; None for a command of another program. Variables of the shell count as 1."""
     if words[0] == "lesion":
         return [re.sub(r"\$\{?\w+\}?", "1", word) for word in words[1:]]
-    start = "import rms; from lesion.cli.app import main; main()"
+    start = "import rms; from lesion.cli import main; main()"
     return words[words.index(start) + 1 :] if start in words else None
 
 

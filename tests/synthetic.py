@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from lesion.core.curve import Curve, Evaluation
-from lesion.core.metrics import SampleOutcome, Likelihood
+from lesion.core.curve import Curve
+from lesion.core.evaluation import Evaluation, Likelihood, SampleOutcome
 
 CHANCE = 20.0
 
 
-def judged(i: int, nll: float, clip: float) -> SampleOutcome:
+def outcome(i: int, nll: float, clip: float) -> SampleOutcome:
     value = Likelihood(nll if math.isfinite(nll) else None, 10)
     return SampleOutcome(f"s{i}", "text", value, value, value, clip, 0.0, 1.0, False, 0.0, 0.0, "degraded")
 
 
 def point(k: int, nlls: Iterable[float], clips: Iterable[float]) -> Evaluation:
-    return Evaluation(k, tuple(judged(i, n, c) for i, (n, c) in enumerate(zip(nlls, clips, strict=True))))
+    return Evaluation(k, tuple(outcome(i, n, c) for i, (n, c) in enumerate(zip(nlls, clips, strict=True))))
 
 
 def curve(ks: Sequence[int], nll: Sequence[float], clip: Sequence[float], samples: int = 8) -> Curve:

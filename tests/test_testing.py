@@ -150,7 +150,7 @@ def test_merely_larger_neurons_are_not_found():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision(dtype):
     made = built("llama")
-    vlm = VisionLanguageModel(copy.deepcopy(made.model).to(dtype), made.processor, "half")
+    vlm = VisionLanguageModel(copy.deepcopy(made.model).to(dtype).requires_grad_(False), made.processor, "half")
     sites = vlm.sites.select("language", "hidden")
     truth = draw(members(sites), PLANTED, 0)
     plant(vlm.model, truth)
@@ -235,7 +235,7 @@ def test_strength_is_above_one(vlm, strength):
 def test_what_cannot_be_planted_is_refused_and_nothing_is_changed(vlm):
     before = weights(vlm.model)
     other: Any = fresh("mistral").sites.select("language", "hidden")[0]
-    wide = Site(vlm.sites[-1].path, "language", "down", 2, 99)
+    wide = Site(vlm.sites.select("language", "down")[-1].path, "language", "down", 2, 99)
     for neurons, error, message in (
         (NeuronSet(), NeuronSetError, "no neurons to plant"),
         (NeuronSet([Neuron(other, 0)]), NeuronSetError, "no hidden site at 'model.layers.0.mlp.down_proj'"),

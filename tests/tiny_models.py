@@ -58,7 +58,7 @@ def llava(seed: int = 0) -> VisionLanguageModel:
         CLIPImageProcessorPil(size=size, crop_size=size), tokenizer, patch_size=PATCH,
         vision_feature_select_strategy="default", chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
     )  # fmt: skip
-    return VisionLanguageModel(LlavaForConditionalGeneration(config), processor, "random-llava")
+    return VisionLanguageModel(LlavaForConditionalGeneration(config).eval(), processor, "random-llava")
 
 
 def instructblip(seed: int = 0) -> VisionLanguageModel:
@@ -79,6 +79,7 @@ def instructblip(seed: int = 0) -> VisionLanguageModel:
     )  # fmt: skip
     model = InstructBlipForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens)
+    model.eval()
     images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     processor = InstructBlipProcessor(images, tokenizer, word_tokenizer(), num_query_tokens=5)
     return VisionLanguageModel(model, processor, "random-instructblip")
@@ -116,11 +117,12 @@ class ThreeNeurons(nn.Module):
 
     @property
     def sites(self) -> Sites:
-        found = [("gate_proj", "gate", 3), ("up_proj", "up", 3), ("down_proj", "hidden", 3), ("down_proj", "down", 1)]
-        return Sites(
-            Site(f"mlp.{name}", "language", role, 0, width, out="mlp.down_proj")  # pyright: ignore[reportArgumentType]
-            for name, role, width in found
-        )
+        return Sites([
+            Site("mlp.gate_proj", "language", "gate", 0, 3, out="mlp.down_proj"),
+            Site("mlp.up_proj", "language", "up", 0, 3, out="mlp.down_proj"),
+            Site("mlp.down_proj", "language", "hidden", 0, 3, side="input"),
+            Site("mlp.down_proj", "language", "down", 0, 1),
+        ])  # fmt: skip
 
 
 class Numbers:

@@ -34,7 +34,7 @@ def _command(name: str, command: Any) -> str:
         shown = [p for p in command.get_params(context) if p.param_type_name == kind and not getattr(p, "hidden", False)]
         records = [record for p in shown if (record := p.get_help_record(context)) is not None]
         if records:
-            parts.append(_table((title, "what it is"), ((f"`{said.strip()}`", about) for said, about in records)))
+            parts.append(_table((title, "what it is"), ((f"`{words.strip()}`", about) for words, about in records)))
     return "\n\n".join(parts)
 
 
@@ -59,7 +59,8 @@ def _fields(model: type[BaseModel]) -> str:
 
 def scorers() -> str:
     """The registered scorers that give a ranking."""
-    from lesion.scoring.scorers import SCORERS, ScoreOptions
+    from lesion.scoring.options import ScoreOptions
+    from lesion.scoring.scorers import SCORERS
 
     default = ScoreOptions()
     rows = (
@@ -94,7 +95,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 def fill(_: Sphinx, __: str, content: list[str]) -> None:
     """Replaces the marks of a page that has just been read."""
-    content[0] = MARK.sub(lambda found: PARTS[found[1]](), content[0])
+    content[0] = MARK.sub(lambda mark: PARTS[mark[1]](), content[0])
 
 
 def without_fields(_: Sphinx, what: str, __: str, made: Any, ___: Any, *____: Any) -> tuple[str, str] | None:

@@ -42,7 +42,7 @@ def test_ppl_reference_is_the_models_own_loss(vlm):
     from lesion.hooks.intervene import mask
 
     for neurons in (NeuronSet(), gates(vlm)):
-        [judged] = measure(neurons)
+        [outcome] = measure(neurons).outcomes
         inputs, ids = dict(measure.prompts[0].inputs), torch.tensor([measure.intact[0].ids])
         length = inputs["input_ids"].shape[1]
         inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
@@ -51,26 +51,26 @@ def test_ppl_reference_is_the_models_own_loss(vlm):
         labels[:, :length] = -100
         with torch.inference_mode(), mask(vlm.model, neurons):
             loss = vlm.model(**inputs, labels=labels).loss.item()
-        assert judged.reference.nll == pytest.approx(loss, rel=1e-5)
-        assert judged.reference.tokens == len(measure.intact[0].ids)
-        assert summarise([judged])["ppl_reference"] == pytest.approx(math.exp(loss), rel=1e-5)
+        assert outcome.reference.nll == pytest.approx(loss, rel=1e-5)
+        assert outcome.reference.tokens == len(measure.intact[0].ids)
+        assert summarise([outcome])["ppl_reference"] == pytest.approx(math.exp(loss), rel=1e-5)
 
 
 def test_the_intact_model_agrees_with_itself(vlm):
-    for judged in evaluator(vlm)(NeuronSet()):
-        assert judged.exact and judged.agreement == 1 and judged.mode in ("intact", "empty")
-        assert judged.kl == pytest.approx(0, abs=1e-6)
-        assert judged.generated == judged.generated_intact == judged.reference
+    for outcome in evaluator(vlm)(NeuronSet()).outcomes:
+        assert outcome.exact and outcome.agreement == 1 and outcome.mode in ("intact", "empty")
+        assert outcome.kl == pytest.approx(0, abs=1e-6)
+        assert outcome.generated == outcome.generated_intact == outcome.reference
 
 
 def test_a_mask_moves_what_it_should(vlm):
-    for judged in evaluator(vlm)(gates(vlm)):
-        assert judged.kl is not None and judged.kl > 1e-6
-        assert judged.reference.nll != judged.generated_intact.nll
+    for outcome in evaluator(vlm)(gates(vlm)).outcomes:
+        assert outcome.kl is not None and outcome.kl > 1e-6
+        assert outcome.reference.nll != outcome.generated_intact.nll
 
 
 def test_batch_size_does_not_change_the_numbers(vlm):
-    one, four = (evaluator(vlm, 4, batch_size=size)(gates(vlm)) for size in (1, 4))
+    one, four = (evaluator(vlm, 4, batch_size=size)(gates(vlm)).outcomes for size in (1, 4))
     for a, b in zip(one, four, strict=True):
         assert a.answer == b.answer
         assert a.reference.nll == pytest.approx(b.reference.nll, rel=1e-4)
@@ -107,7 +107,7 @@ def test_the_intact_model_is_asked_about_its_references_once(vlm, kept, monkeypa
 def test_vision_masks_act(vlm):
     measure = evaluator(vlm)
     before, after = measure(NeuronSet()), measure(gates(vlm, 20, "vision"))
-    assert [j.reference.nll for j in before] != [j.reference.nll for j in after]
+    assert before.nll.tolist() != after.nll.tolist()
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -115,11 +115,11 @@ def test_logits_that_are_not_finite_are_recorded_as_such(vlm, poison):
     measure = evaluator(vlm, 2)
     head = vlm.engine._generator.get_output_embeddings()
     handle = head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor([5]), poison))
-    judged = measure(NeuronSet())
+    outcomes = measure(NeuronSet()).outcomes
     handle.remove()
-    assert [j.reference.nll for j in judged] == [None, None]
-    assert all(j.kl is None for j in judged)
-    metrics = summarise(judged)
+    assert [j.reference.nll for j in outcomes] == [None, None]
+    assert all(j.kl is None for j in outcomes)
+    metrics = summarise(outcomes)
     assert metrics["ppl_reference"] is None and metrics["nll_reference"] is None
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from lesion.cli.app import app
-from lesion.cli.app import app as cli
-from lesion.scoring.scorers import rankers
-from lesion.study.options import StudyOptions
 from tests import tiny_models
 
 runner = CliRunner()
 
 
-def fails(*arguments, tmp_path=None):
+def fails(*arguments):
     """Runs a command that must fail with exit code 2 and one line; returns the line."""
     result = runner.invoke(app, list(map(str, arguments)))
     assert result.exit_code == 2, result.output
@@ -87,8 +82,9 @@ def test_folders(tmp_path):
     (good / "bad.jpg").write_bytes(b"broken")
     assert "bad.jpg cannot be read" in fails("study", "--data", good, "--strict", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    result = runner.invoke(app, ["study", "--data", str(good), "--samples", "4", "--max-k", "1", "--controls", "0",
-                                 "--max-new-tokens", "4", "--out", str(tmp_path / "run"), "--json"])  # fmt: skip
+    words = ["study", "--data", good, "--samples", 4, "--max-k", 1, "--controls", 0, "--max-new-tokens", 4, "--clip", "none",
+             "--out", tmp_path / "run", "--json"]  # fmt: skip
+    result = runner.invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
     assert "bad.jpg cannot be read as an image" in result.stderr and "skipped" in result.stderr
     assert json.loads(result.stdout)["samples"] == 3
@@ -125,24 +121,27 @@ def test_known_coordinates_of_an_unknown_model():
     assert "nothing is known of 'gpt-9'; known: tiny-llava" in fails("check-known", "--expect", "gpt-9")
 
 
-def test_paper_on_a_model_in_a_folder(tmp_path):
+def test_paper_on_a_model_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     vlm, data = tiny_models.llava(), tmp_path / "data"
     for part in (vlm.model, vlm.processor):
         part.save_pretrained(tmp_path / "model")
     for sample in tiny_models.samples(4):
         (data / "noise").mkdir(parents=True, exist_ok=True)
         sample.picture.save(data / "noise" / f"{sample.id}.png")
-    asked = ["paper", tmp_path / "model", "--data", data, "--out", tmp_path / "out", "--quick", "--clip", "none",
+    words = ["paper", tmp_path / "model", "--data", data, "--out", tmp_path / "out", "--quick", "--clip", "none",
              "--max-new-tokens", 4, "--samples", 4, "--controls", 1, "--max-k", 3]  # fmt: skip
-    result = runner.invoke(app, list(map(str, asked)))
+    result = runner.invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    assert "no critical handful" in result.stdout and "none up to 3" in result.stdout
+    shown = " ".join(result.stdout.split())
+    assert "is open for: gate, up, hidden, down." in shown and "none up to 3" in shown
+    assert "not tested" in shown and "not seen" not in shown  # 2 measured samples tell nothing of stage 1
     assert str(tmp_path / "out" / "summary.md") in result.stdout.replace("\n", "")
-    assert (tmp_path / "out" / "summary.md").read_text().startswith("# What was found")
+    assert (tmp_path / "out" / "summary.md").read_text().startswith("# Summary")
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("words", "message"),
     [
         (["tiny-llava", "tiny-llava"], "each once"), (["nobody"], "no model 'nobody'"),
         (["tiny-llava", "nobody"], "no model 'nobody'"), (["--role", "gates"], "role is 'gates'"),
@@ -150,32 +149,29 @@ def test_paper_on_a_model_in_a_folder(tmp_path):
         (["--per-category", "1"], "per_category"), (["--alpha", "0.5"], None),
     ],
 )  # fmt: skip
-def test_paper_says_what_is_wrong_and_makes_nothing(tmp_path, asked, message):
+def test_paper_says_what_is_wrong_and_makes_nothing(tmp_path, words, message):
     if message is None:  # an option that it does not have
-        assert runner.invoke(app, ["paper", *asked]).exit_code == 2
+        assert runner.invoke(app, ["paper", *words]).exit_code == 2
     else:
-        assert message in fails("paper", *asked, "--out", tmp_path / "out")
+        assert message in fails("paper", *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_has_every_option_of_a_study_with_the_same_default():
-    parameters = inspect.signature(cli.study).parameters
-    for name, field in StudyOptions.model_fields.items():
-        assert parameters[name].default == field.default, name
-    assert set(parameters) == {*StudyOptions.model_fields, "out", "json"}
-    assert sorted(re.findall(r"\w+", cli.SCORER_HELP.replace(" or ", " "))) == rankers()
-
-
-@pytest.mark.parametrize("arguments", [["-c", "import lesion"], ["-m", "lesion.cli.app", "--help"]])
+@pytest.mark.parametrize("arguments", ["-c|import lesion", "-m|lesion.cli|--help", "-m|lesion.cli|study|--help"])
 def test_it_starts_fast_and_without_torch(arguments):
     times = []
     for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
-    code = "import sys, lesion, lesion.cli.app; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+        before = os.times()
+        subprocess.run([sys.executable, *arguments.split("|")], check=True, capture_output=True)
+        after = os.times()  # of processor time, which other processes do not lengthen
+        used = after.children_user - before.children_user + after.children_system - before.children_system
+        times.append(used)
+    assert 0 < min(times) < 0.5
+
+
+def test_what_is_heavy_is_imported_inside_the_commands():
+    code = "import sys, lesion, lesion.cli.app; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_every_public_name_can_be_imported():

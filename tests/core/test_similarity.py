@@ -9,8 +9,8 @@ from lesion.core.errors import OptionError
 from lesion.core.importance import Importance
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
-from lesion.core.sites import Site, Sites
 from lesion.core.similarity import jaccard, overlap, rank_correlation
+from lesion.core.sites import Site, Sites
 
 SITES = Sites([Site("a", "language", "gate", 0, 3), Site("b", "language", "gate", 1, 2)])
 

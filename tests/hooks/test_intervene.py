@@ -9,7 +9,9 @@ import torch
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.sites import Site
-from lesion.hooks.intervene import CLASSES, TokenLayout, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.layout import TokenLayout
+from lesion.models.tokens import CLASSES
 from tests import tiny_models
 
 PROMPT = "What do you see?"
@@ -32,10 +34,11 @@ def logits(vlm, count=2):
 
 
 def some(vlm, role, indices=(1, 5, 7), layer=1, component="language"):
-    site = next(s for s in vlm.sites.select(component, role) if s.layer == layer)
+    [site] = vlm.sites.select(component, role, layers=[layer])
     return NeuronSet(Neuron(site, i) for i in indices)
 
 
+@torch.no_grad()
 def test_gate_up_and_hidden_masks_and_edited_weights_are_equal_bit_for_bit(vlm):
     masked = {}
     for role in ("gate", "up", "hidden"):
@@ -60,6 +63,7 @@ def test_gate_up_and_hidden_masks_and_edited_weights_are_equal_bit_for_bit(vlm):
     assert not torch.equal(masked["gate"], intact)
 
 
+@torch.no_grad()
 def test_a_down_mask_is_the_projection_with_its_rows_zeroed(vlm):
     neurons = some(vlm, "down")
     with mask(vlm.model, neurons):
@@ -105,29 +109,6 @@ def test_per_sample_masks_need_one_set_a_row(vlm):
 
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("role", ["gate", "hidden", "down"])
-def test_mean_mask_sets_the_given_values(role, per_row):
-    model = tiny_models.ThreeNeurons()
-    site = next(s for s in model.sites if s.role == role)
-    neurons, values = NeuronSet([Neuron(site, 0)]), {site.key: np.array([7.0, 8.0, 9.0])[: site.width]}
-    x = torch.tensor([[[2.0]]])
-    with torch.no_grad(), mask(model, [neurons] if per_row else neurons, "mean", values):
-        found = model(x).item()
-    # Intact: gate 2, 4, -6; up 2, 2, 1; hidden 4, 8, -6; down 4 - 4 - 12 = -12.
-    assert found == {"gate": 7 * 2 - 4 - 12, "hidden": 7 - 4 - 12, "down": 7.0}[role]
-
-
-def test_mean_mask_needs_means(vlm):
-    with pytest.raises(OptionError, match="needs the mean values"), mask(vlm.model, some(vlm, "gate"), "mean"):
-        pass
-    with (
-        pytest.raises(OptionError, match="'two' is unknown; expected one of zero, mean, class-mean"),
-        mask(vlm.model, NeuronSet(), "two"),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("role", ["gate", "hidden", "down"])
 def test_class_means_go_to_the_tokens_of_their_class(vlm, role, per_row):
     """In the prefill of two left-padded rows, in decoding steps, and in teacher forcing with answers of two lengths."""
     neurons = some(vlm, role, (5,))
@@ -149,8 +130,8 @@ def test_class_means_go_to_the_tokens_of_their_class(vlm, role, per_row):
     layout, embeds = TokenLayout(), vlm.embed(prompts)
     rows = [neurons, neurons] if per_row else neurons
     module = vlm.model.get_submodule(site.path)
-    with mask(vlm.model, rows, "class-mean", {site.key: values}, layout):
-        handle = (module.register_forward_pre_hook if site.reads_input else module.register_forward_hook)(see)
+    with mask(vlm.model, rows, "class-mean", {"class-mean": {site.key: values}}, layout):
+        handle = (module.register_forward_pre_hook if site.side == "input" else module.register_forward_hook)(see)
         layout.expect(classes)
         answers = vlm.generate(embeds, 3)
         layout.expect(classes, [len(a.ids) for a in answers])
@@ -172,27 +153,16 @@ def test_class_means_go_to_the_tokens_of_their_class(vlm, role, per_row):
 def test_class_means_need_the_layout_of_what_is_run(vlm):
     neurons = some(vlm, "gate")
     [site] = neurons.sites
-    means = {site.key: np.zeros((len(CLASSES), site.width))}
-    with pytest.raises(OptionError, match="need the layout"), mask(vlm.model, neurons, "class-mean", means):
+    means = {"class-mean": {site.key: np.zeros((len(CLASSES), site.width))}}
+    missing = pytest.raises(OptionError, match="needs the layout of the tokens; found none")
+    with missing, mask(vlm.model, neurons, "class-mean", means):
         logits(vlm)
     layout = TokenLayout()
     layout.expect([torch.zeros(3, dtype=torch.long)])
-    wrong = pytest.raises(NeuronSetError, match="class means for 1 rows of 3 tokens; found")
+    wrong = pytest.raises(NeuronSetError, match="the activation of 1 rows of 3 tokens; found")
     with wrong, mask(vlm.model, neurons, "class-mean", means, layout):
         logits(vlm)
     assert hooks(vlm) == 0
-
-
-def test_class_means_where_a_module_sees_all_rows_in_one_line():
-    """As OPT's feed-forward networks do."""
-    layout = TokenLayout()
-    layout.expect([torch.tensor([0, 2]), torch.tensor([0, 1, 1])], [1, 2])
-    together = layout.classes(torch.zeros(2, 5, 4))
-    assert together.tolist() == [[2, 2, 0, 2, 2], [0, 1, 1, 2, 2]]
-    assert torch.equal(layout.classes(torch.zeros(10, 4)), together.flatten())
-    assert layout.classes(torch.zeros(2, 4)).tolist() == [2, 2], "a decoding step"
-    with pytest.raises(NeuronSetError, match=r"class means for 2 rows of 5 tokens; found \(8,\)"):
-        layout.classes(torch.zeros(8, 4))
 
 
 def test_masks_act_in_prefill_and_in_every_decoding_step(vlm):
@@ -271,7 +241,7 @@ def test_a_site_of_another_width_is_refused(vlm):
     site = some(vlm, "gate").sites[0]
     wide = Site(site.path, site.component, site.role, site.layer, site.width + 1)
     with (
-        pytest.raises(NeuronSetError, match=f"should have {site.width + 1} neurons; its module gives {site.width}"),
+        pytest.raises(NeuronSetError, match=f"should have {site.width + 1} channels; its module gives {site.width}"),
         mask(vlm.model, NeuronSet([Neuron(wide, 0)])),
     ):
         logits(vlm)

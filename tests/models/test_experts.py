@@ -17,7 +17,7 @@ from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.hooks.attach import attached
-from lesion.hooks.capture import read
+from lesion.hooks.capture import capture_activations
 from lesion.hooks.intervene import mask
 from lesion.models import experts
 from lesion.models.discovery import discover
@@ -89,7 +89,7 @@ def test_experts_of_every_layout_compute_what_their_own_forward_does(name, confi
     path, module = found[0]
     seen: dict[str, torch.Tensor] = {}
     mine = [s for s in discover(model) if s.path == path and s.expert is not None]
-    with read(model, mine, lambda site, x: seen.__setitem__(site.key, x)):
+    with capture_activations(model, mine, lambda site, x: seen.__setitem__(site.key, x)):
         logits(model)
     for expert in {s.expert for s in mine}:
         values = {role: seen.get(f"{path}.{expert}:{role}") for role in ("gate", "up", "hidden", "down")}
@@ -180,7 +180,7 @@ def test_zeroing_weights_is_the_same_as_masking():
 def test_means_are_refused():
     vlm = mixtral()
     site = first(vlm, "gate")
-    neurons, means = NeuronSet([Neuron(site, 0)]), {site.key: np.zeros(site.width)}
+    neurons, means = NeuronSet([Neuron(site, 0)]), {"mean": {site.key: np.zeros(site.width)}}
     with pytest.raises(OptionError, match=r"'mean' is not for experts.*use 'zero'"), mask(vlm.model, neurons, "mean", means):
         pass
 

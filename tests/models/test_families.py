@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lesion.ablation.evaluator import Evaluator
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import Sample
-from lesion.hooks.intervene import mask
-from lesion.models.discovery import discover
+from lesion.hooks.intervene import ClassMean, mask
 from lesion.models.engines import EmbedsEngine, WholeEngine
 from lesion.models.vlm import VisionLanguageModel
+from lesion.scoring.options import ScoreOptions
 from lesion.scoring.score import score
-from lesion.scoring.scorers import ScoreOptions
 from lesion.study.study import Study
-from tests.families import Built
-from tests.families.__main__ import BUILDERS, FILE, table
+from tests.families.__main__ import BUILDERS, FILE, GOLDEN, built, resolved, table, vlm_of
+from tests.families.heads import HEADS
 
 FAMILIES = list(BUILDERS)
 PROMPTS = ("What do you see ?", "a big red car is at the top .")
-
-
-@functools.cache
-def built(family: str) -> Built:
-    return BUILDERS[family]()
-
-
-@functools.cache
-def vlm_of(family: str) -> VisionLanguageModel:
-    made = built(family)
-    return VisionLanguageModel(made.model, made.processor, family)
 
 
 def picture(seed: int, size: tuple[int, int]) -> Sample:
@@ -58,20 +45,40 @@ def answered(family: str):
 # -- discovery ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_neurons_are_as_many_as_worked_out_by_hand(family):
-    found: dict[tuple[str, str], int] = {}
-    for site in discover(built(family).model):
-        found[site.component, site.role] = found.get((site.component, site.role), 0) + site.width
-    assert found == dict(built(family).counts)
+    counts: dict[tuple[str, str], int] = {}
+    heads: dict[str, int] = {}
+    for site in vlm_of(family).sites:
+        if site.role == "head":
+            heads[site.component] = heads.get(site.component, 0) + site.width
+        else:
+            counts[site.component, site.role] = counts.get((site.component, site.role), 0) + site.width
+    assert counts == dict(built(family).counts)
+    assert heads == HEADS[family]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_are_numbered_from_0_without_a_gap(family):
-    for component in dict.fromkeys(s.component for s in vlm_of(family).sites):
-        layers = {s.layer for s in vlm_of(family).sites.select(component)}
+def test_the_structure_is_that_of_the_golden_file(family):
+    assert resolved(family) == (GOLDEN / f"{family}.txt").read_text(), "python -m tests.families writes it anew"
+
+
+def test_there_is_a_golden_file_for_each_family_and_for_no_other():
+    assert {file.stem for file in GOLDEN.iterdir()} == set(FAMILIES) == set(HEADS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_places_in_lists_of_modules(family):
+    """Beside the modules themselves, whatever they are called; numbered from 0 without a gap."""
+    vlm = vlm_of(family)
+    lists = [m for m in vlm.model.modules() if isinstance(m, nn.ModuleList)]
+    outermost = [m for m in lists if not any(m is not other and m in set(other.modules()) for other in lists)]
+    place = {id(module): i for members in outermost for i, member in enumerate(members) for module in member.modules()}
+    for site in vlm.sites:
+        assert site.layer == place.get(id(vlm.model.get_submodule(site.path)), 0), site
+    for component in dict.fromkeys(s.component for s in vlm.sites):
+        layers = {s.layer for s in vlm.sites if s.component == component}
         assert layers == set(range(len(layers)))
         if component == "language":
-            text = built(family).model.config.get_text_config()
-            assert len(layers) == text.num_hidden_layers
+            assert len(layers) == built(family).model.config.get_text_config().num_hidden_layers
 
 
 # -- answers --------------------------------------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ def test_positions_are_parts_of_all(family):
 def test_masking_any_kind_of_site_acts_and_leaves_no_trace(family):
     vlm, prompts, answers = answered(family)
     before = vlm.answer_log_probs(vlm.embed(prompts), answers)
-    for component, role in built(family).counts:
+    for component, role in dict.fromkeys((s.component, s.role) for s in vlm.sites):
         sites = vlm.sites.select(component, role)
         for reachable in (True, False):
             members = NeuronSet(Neuron(s, i) for s in sites if s.reachable == reachable for i in range(s.width))
@@ -220,11 +227,11 @@ def test_class_means_go_to_the_tokens_of_their_class(family):
     vlm, prompts, answers = answered(family)
     site = vlm.sites.select("language", "down")[0]
     means = {site.key: torch.arange(3 * site.width).reshape(3, site.width).float().numpy()}  # first, image, text
-    measure = Evaluator(vlm, SAMPLES, prompts, answers, answers, None, 6, 2, "class-mean", means)
+    measure = Evaluator(vlm, SAMPLES, prompts, answers, answers, None, 6, 2, {"class-mean": means})
     seen: list[torch.Tensor] = []
     network = vlm.model.get_submodule(site.path.rpartition(".")[0])  # gives what its down-projection gives, masked
     handle = network.register_forward_hook(lambda m, a, out: seen.append(out[..., 2].clone()))
-    measure(NeuronSet([Neuron(site, 2)]))
+    measure(NeuronSet([Neuron(site, 2)]), ClassMean())
     handle.remove()
     classes = [vlm.token_classes(p) for p in prompts]
     assert {int(c) for row in classes for c in row} == {0, 1, 2}

@@ -94,4 +94,4 @@ def test_a_model_that_reads_text_alone_needs_its_tokenizer(tmp_path):
     with pytest.raises(ModelError, match=r"the tokenizer of .* cannot be loaded"):
         load(str(tmp_path))
     vlm.tokenizer.save_pretrained(tmp_path)
-    assert load(str(tmp_path)).fingerprint == vlm.fingerprint
+    assert load(str(tmp_path)).identity().key == vlm.identity().key

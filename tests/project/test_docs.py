@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import inspect
 import re
 import subprocess
@@ -16,11 +18,21 @@ import typer
 import yaml
 
 import lesion
+from lesion.ablation.controls import KINDS
+from lesion.ablation.evaluator import Evaluator
 from lesion.cli.app import app
 from lesion.core import errors
+from lesion.core.criterion import CRITERIA
+from lesion.core.metrics import METRICS
+from lesion.core.outcome import MODES, SampleOutcome
+from lesion.core.statistics import FEWEST, share_upper_bound
+from lesion.hooks.intervene import INTERVENTIONS, POSITIONS
 from lesion.scoring.scorers import rankers
+from lesion.study.health import UNSURE
 from lesion.study.options import StudyOptions
-from tests.snippets import ROOT
+from lesion.study.stages import STAGES
+from lesion.study.verdict import HANDFUL, HANDFUL_SHARE, LUCKY
+from tests.snippets import PAGES, ROOT
 
 DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "lesion"
 
@@ -29,8 +41,8 @@ DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "lesion"
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built pages; a warning is an error, as in ``make docs``."""
     out = tmp_path_factory.mktemp("docs")
-    asked = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(out / "trees"), str(DOCS), str(out / "html")]
-    run = subprocess.run(asked, capture_output=True, text=True)
+    sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(out / "trees")]
+    run = subprocess.run([*sphinx, str(DOCS), str(out / "html")], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     return out / "html"
 
@@ -60,13 +72,13 @@ def test_the_command_reference_has_every_command_and_option(built: Path):
 def test_the_python_reference_has_every_public_name(built: Path):
     page = (built / "api.html").read_text()
     for name in lesion.__all__:
-        found = getattr(lesion, name)
-        assert f'id="{found.__module__}.{found.__name__}"' in page, name
+        thing = getattr(lesion, name)
+        assert f'id="{thing.__module__}.{thing.__name__}"' in page, name
     from lesion import paper, testing
 
-    for found in (*(getattr(paper, n) for n in paper.__all__ if n != "Paper"), testing.plant, testing.recall):
-        name = found.__name__
-        assert f'id="lesion.paper.{name}"' in page or f'id="{found.__module__}.{name}"' in page, name
+    for thing in (*(getattr(paper, n) for n in paper.__all__ if n != "Paper"), testing.plant, testing.recall):
+        name = thing.__name__
+        assert f'id="lesion.paper.{name}"' in page or f'id="{thing.__module__}.{name}"' in page, name
     plain = words_of(built / "api.html")
     for name, field in StudyOptions.model_fields.items():
         assert f"{name} {field.default!r}" in plain, name
@@ -75,6 +87,28 @@ def test_the_python_reference_has_every_public_name(built: Path):
 def test_every_scorer_is_listed(built: Path):
     page = words_of(built / "adding-a-scorer.html")
     assert all(f" {name} " in page for name in rankers())
+
+
+def test_every_metric_mode_and_criterion_is_explained():
+    page = (DOCS / "concepts.md").read_text()
+    for name in METRICS:
+        assert f"`{name}`" in page or name.startswith("nll_"), name
+    for name in (*MODES, *CRITERIA, *KINDS):
+        assert f"`{name}`" in page, name
+    for name in STAGES:
+        assert f"| `{name}` | `{STAGES[name].artefact}` |" in page, name
+    for name in INTERVENTIONS:
+        assert re.search(rf"^\| `{name}\b", page, flags=re.M), name
+    for name in POSITIONS:
+        assert f"`{name}`" in page, name
+
+
+def test_the_rule_of_the_verdict_is_the_codes():
+    page = (DOCS / "concepts.md").read_text()
+    assert f"at most {HANDFUL} neurons, and at most {HANDFUL_SHARE:.0%} of the ranked ones".replace("%", " %") in page
+    enough = next(n for n in range(1, 100) if share_upper_bound(0, n) <= LUCKY)
+    assert enough == 5 and "Five random sets that\n   all leave it standing are enough for that; four are not." in page
+    assert f"fewer than {FEWEST} measured samples" in page and f"above {UNSURE:g}" in page
 
 
 def test_formulas_are_formulas(built: Path):
@@ -98,28 +132,32 @@ FROM_ELSEWHERE = {"first_complaint(error, cls)", "str(error)"}
 """Messages that a raise statement passes on; :func:`messages` finds them where they are made."""
 MADE_IN = {"first_complaint"}
 """Functions that return a message."""
-TELLING = {"note", "_note", "warn"}
+TELLING = {"note", "_note", "warn", "fail"}
 """Functions that tell the user something."""
+LISTS = {"wrong.append", "notes.append"}
+"""Lists of lines that a result shows."""
 
 
-def template(node: ast.expr) -> str | None:
-    """The fixed parts of a message, with … for the others; None where it is no text."""
+def templates(node: ast.expr) -> list[str]:
+    """The fixed parts of a message, with … for the others; of one that depends on a condition, both. Empty for other things."""
+    if isinstance(node, ast.IfExp):
+        return templates(node.body) + templates(node.orelse)
     if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
+        return [node.value] if isinstance(node.value, str) else []
     if not isinstance(node, ast.JoinedStr):
-        return None
+        return []
     parts = (v.value if isinstance(v, ast.Constant) and isinstance(v.value, str) else "…" for v in node.values)
-    return re.sub("…+", "…", "".join(parts))
+    return [re.sub("…+", "…", "".join(parts))]
 
 
 def kinds() -> set[str]:
     """Names of lesion's errors, wherever in the package their classes are."""
-    found = {name for name, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, errors.LesionError)}
+    names = {name for name, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, errors.LesionError)}
     for tree in trees().values():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and {getattr(b, "id", "") for b in node.bases} & found:
-                found.add(node.name)
-    return found
+            if isinstance(node, ast.ClassDef) and {getattr(b, "id", "") for b in node.bases} & names:
+                names.add(node.name)
+    return names
 
 
 def trees() -> dict[Path, ast.Module]:
@@ -137,52 +175,49 @@ def messages() -> Iterator[tuple[str, str]]:
     for file, tree in trees().items():
         for node in ast.walk(tree):
             where = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            texts: list[str] = []
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and called(node.exc) in names:
-                said = template(node.exc.args[0])
-                assert said or ast.unparse(node.exc.args[0]) in FROM_ELSEWHERE, f"{where}: what does this say to a user?"
-                if said:
-                    yield said, where
+                texts = templates(node.exc.args[0])
+                assert texts or ast.unparse(node.exc.args[0]) in FROM_ELSEWHERE, f"{where}: what does this say to a user?"
             elif isinstance(node, ast.FunctionDef) and node.name in MADE_IN:
-                for inner in ast.walk(node):
-                    if isinstance(inner, ast.Return) and inner.value is not None and (said := template(inner.value)):
-                        yield said, where
-            elif isinstance(node, ast.Call) and node.args and (said := template(node.args[0])):
-                to_error = called(node) == "echo" and any(k.arg == "err" for k in node.keywords)
-                noted = called(node) == "append" and "notes" in ast.unparse(node.func)
-                if (called(node) in TELLING or noted or to_error) and said != "lesion: …":
-                    yield said, where
+                returns = [n for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None]
+                texts = [text for n in returns for text in templates(n.value)]  # pyright: ignore[reportArgumentType]
+            elif isinstance(node, ast.Call) and node.args and (called(node) in TELLING or ast.unparse(node.func) in LISTS):
+                texts = templates(node.args[0])
+            yield from ((text, where) for text in texts)
 
 
 def listed() -> list[str]:
     """The messages on the page."""
-    found = re.findall(r"^- (`+)(.+?)\1$", (DOCS / "errors.md").read_text(), flags=re.M)
-    return [text for _, text in found]
+    lines = re.findall(r"^- (`+)(.+?)\1$", (DOCS / "errors.md").read_text(), flags=re.M)
+    return [text for _, text in lines]
 
 
 def test_the_messages_are_found():
-    found = {said for said, _ in messages()}
-    assert len(found) > 100
+    texts = {text for text, _ in messages()}
+    assert len(texts) > 150
     for known in (
         "alpha is …; expected a number from 0 to 1", "unknown option …; available: …", "…; skipped",
-        "lesion: interrupted; the same command goes on where this one stopped",
-        "the curve is not monotone: at some k the model is better than at a smaller one",
+        "interrupted; the same command goes on where this one stopped",
+        "the curve is not monotone: at some k the model does notably better than at a smaller one",
         "the processor of … has no image processor; is preprocessor_config.json there?",
+        "it is unsure of its own answers (perplexity …)", "… was not measured, so collapse is judged without it",
     ):  # fmt: skip
-        assert known in found
+        assert known in texts, known
     assert "ProcessorError" in kinds()
-    assert template(ast.parse("f'{a}{b} is {c!r}; x' ' y'", mode="eval").body) == "… is …; x y"
+    assert templates(ast.parse("f'{a}{b} is {c!r}; x' ' y' if d else 'z'", mode="eval").body) == ["… is …; x y", "z"]
 
 
 def test_every_message_is_on_the_page_of_errors():
     page = set(listed())
-    missing = {said: where for said, where in messages() if said not in page}
-    lines = "\n".join(f"- `{said}`    ({where})" for said, where in missing.items())
+    missing = {text: where for text, where in messages() if text not in page}
+    lines = "\n".join(f"- `{text}`    ({where})" for text, where in missing.items())
     assert not missing, f"add to a section of docs/errors.md, or as a new one with its cause and fix:\n{lines}"
 
 
 def test_the_page_of_errors_has_no_message_that_the_code_does_not():
-    page, found = listed(), {said for said, _ in messages()}
-    assert [said for said in page if said not in found] == []
+    page, texts = listed(), {text for text, _ in messages()}
+    assert [text for text in page if text not in texts] == []
     assert len(page) == len(set(page)), "a message is listed twice"
 
 
@@ -197,32 +232,45 @@ def test_every_section_of_errors_has_cause_and_fix():
 
 def test_the_doctors_checks_are_on_the_page():
     page = re.findall(r"^\| `(.+?)` \|", (DOCS / "errors.md").read_text(), flags=re.M)
-    asked = set()
-    for node in ast.walk(trees()[SOURCE / "doctor.py"]):
-        if called(node) in ("Check", "_acts") and node.args and (name := template(node.args[0])):  # pyright: ignore
-            informs = called(node) == "Check" and ast.unparse(node.args[1]) == "None"  # pyright: ignore
-            asked |= set() if informs else {name}
-    assert len(asked) == 9
-    assert set(page) == asked
+    checks: set[str] = set()
+    for node in ast.walk(trees()[SOURCE / "study" / "doctor.py"]):
+        if isinstance(node, ast.Call) and called(node) in ("Check", "_mask_check") and node.args:
+            informs = called(node) == "Check" and ast.unparse(node.args[1]) == "None"
+            checks |= set() if informs else set(templates(node.args[0]))
+    assert len(checks) >= 9
+    assert set(page) == checks
 
 
 # -- places in the code that pages name -------------------------------------------------------------------------------
-def test_the_places_for_a_metric_exist():
-    from lesion.ablation import evaluator as evaluation
-    from lesion.cli.app import console_runs
-    from lesion.core import metrics
+def test_files_and_names_that_pages_give_exist():
+    for page in PAGES:
+        for name in set(re.findall(r"`((?:src|tests|training)/[\w/.-]+)`", page.read_text())):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+        for name in set(re.findall(r"`(lesion(?:\.\w+)+)`", page.read_text())):
+            assert resolve(name) is not None, f"{page.name}: {name}"
+    # The fields that the page lists are those that a sample has in evaluations.jsonl.
+    metric = (DOCS / "adding-a-metric.md").read_text()
+    assert all(f"`{name}`" in metric for name in SampleOutcome.__dataclass_fields__)
+    assert "`Evaluator._outcome`" in metric and inspect.isfunction(Evaluator._outcome)
 
-    page = (DOCS / "adding-a-metric.md").read_text()
-    for name, there in (
-        ("SampleOutcome", metrics.SampleOutcome), ("Evaluator._judge", evaluation.Evaluator._judge), ("summarise", metrics.summarise),
-        ("Evaluator._batch", evaluation.Evaluator._batch), ("_SHOWN", console_runs._SHOWN),
-    ):  # fmt: skip
-        assert f"`{name}`" in page and there is not None
-    for name in set(re.findall(r"`(src/[\w/.]+)`", page)):
-        assert (ROOT / name).exists()
-    # The fields that the page lists are those that a line of evaluations.jsonl has for each sample.
-    fields = set(metrics.SampleOutcome.__dataclass_fields__)
-    assert all(f"`{name}`" in page for name in fields), fields
+
+def resolve(name: str) -> Any:
+    """What a dotted name stands for: a module, and then its attributes; None where there is no such thing."""
+    thing: Any = lesion
+    for part in name.split(".")[1:]:
+        if not hasattr(thing, part) and inspect.ismodule(thing) and hasattr(thing, "__path__"):
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(f"{thing.__name__}.{part}")
+        thing = getattr(thing, part, None)
+    return thing
+
+
+def test_the_folders_of_the_house_are_those_of_the_contract():
+    contract = (ROOT / ".importlinter").read_text().split("layers =")[1].split("exhaustive")[0]
+    layers = re.findall(r"^    (\w+)$", contract, flags=re.M)
+    block = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
+    rows = re.findall(r"^(\w+)/", block, flags=re.M)
+    assert rows == [name for name in reversed(layers) if name != "testing"]
 
 
 def test_the_citation_is_whole():

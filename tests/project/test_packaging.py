@@ -26,11 +26,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns(*LEFT_OUT, "*.egg-info"))
-    asked = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree)]
-    made = subprocess.run(asked, capture_output=True, text=True)
-    assert made.returncode == 0, made.stdout + made.stderr
-    (found,) = folder.glob("*.whl")
-    return found
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree)]
+    build = subprocess.run(command, capture_output=True, text=True)
+    assert build.returncode == 0, build.stdout + build.stderr
+    (file,) = folder.glob("*.whl")
+    return file
 
 
 def test_the_wheel_has_every_file_of_the_package(wheel: Path):
@@ -40,11 +40,14 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path):
     files = [p for p in package.rglob("*") if p.is_file() and not LEFT_OUT & set(p.parts)]
     wanted = {f"lesion/{p.relative_to(package).as_posix()}": p.stat().st_size for p in files}
     assert {name: sizes.get(name) for name in wanted} == wanted
-    assert "lesion/py.typed" in wanted
+    assert (
+        "lesion/py.typed" in wanted and "lesion/core/sites.py" in wanted and "lesion/report/templates/study.html.j2" in wanted
+    )
     for name in EMBEDDED:
         for file in ("model.safetensors", "card.json", "config.json", "README.md", "tokenizer.json"):
             assert f"lesion/zoo/{name}/{file}" in wanted
     strange = [name for name in sizes if not name.startswith(("lesion/", "lesion-"))]
+    assert wheel.name.startswith("lesion-0.2.0-")
     assert strange == [], "the package alone, no tests and no docs"
     assert wheel.stat().st_size < 30_000_000
 
@@ -89,7 +92,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path):
     run(*pip, wheel)
     installed = run(programs / "python", "-m", "pip", "list")
     assert "lesion" in installed and not any(tool in installed for tool in ("pytest", "sphinx", "datasets"))
-    assert "11,648 neurons in 34 sites" in run(programs / "lesion", "sites")
-    assert run(programs / "python", "-c", TRIED).splitlines()[0] == "tiny-llava 11648"
+    assert "11,700 neurons in 44 sites" in run(programs / "lesion", "sites")
+    assert run(programs / "python", "-c", TRIED).splitlines()[0] == "tiny-llava 11700"
     run(programs / "lesion", "study", "--samples", "4", "--max-k", "1", "--controls", "0", "--clip", "tiny-clip")
     assert list(tmp_path.glob("runs/*/result.json"))

@@ -1,7 +1,8 @@
-"""Every command and snippet of the documentation runs, or says why not; what it is said to print is what it prints."""
+"""Every command and snippet of the documentation runs, or says why not; what a page shows as printed is what is printed."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -14,19 +15,27 @@ from typing import Any
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from lesion.ablation import controls
 from lesion.cli.app import app
+from lesion.core.criterion import CRITERIA, CollapseCriterion
+from lesion.core.metrics import METRICS
+from lesion.hooks.intervene import INTERVENTIONS
+from lesion.models import discovery
 from lesion.scoring.scorers import SCORERS
 from tests import tiny_models
 from tests.families import text as text_models
-from tests.snippets import BUILT, PAGES, ROOT, SHELL, Block, blocks, commands, lesion_arguments, page_blocks
+from tests.snippets import BUILT, DATA, PAGES, ROOT, SHELL, Block, blocks, commands, lesion_arguments, page_blocks
 
 EVERY = [block for page in PAGES for block in page_blocks(page)]
 SHELLS = [b for b in EVERY if b.language in SHELL]
 PYTHON_PAGES = sorted({b.page for b in EVERY if b.language == "python" and not b.not_run})
 GROUP: Any = typer.main.get_command(app)
+REGISTRIES: list[dict[str, Any]] = [SCORERS, METRICS, CRITERIA, INTERVENTIONS, controls.KINDS, discovery.KINDS]
+"""What snippets add to; each page begins with what is registered in the package."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sample.picture.save(kind / f"{i}.png")
     _tables(folder / "tables", samples)
     _shards(folder / "shards", samples)
+    for block in EVERY:
+        if block.language in DATA:
+            (folder / f"{yaml.safe_load(block.text)['name']}.yaml").write_text(block.text)
     (folder / "prompts.txt").write_text("what is this ?\na big red tree\n")
     (folder / "questions.jsonl").write_text('{"prompt": "what is this ?", "answer": "a tree"}\n{"prompt": "a big dog"}\n')
     built = text_models.llama()
@@ -73,12 +85,13 @@ def _shards(folder: Path, samples: list[Any]) -> None:
 @pytest.fixture
 def at_desk(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(desk)
-    registered, threads = dict(SCORERS), torch.get_num_threads()
+    registered, threads = [dict(registry) for registry in REGISTRIES], torch.get_num_threads()
     torch.set_num_threads(1)  # these models are so small that two threads mostly wait for each other
     yield desk
     torch.set_num_threads(threads)
-    SCORERS.clear()
-    SCORERS.update(registered)
+    for registry, before in zip(REGISTRIES, registered, strict=True):
+        registry.clear()
+        registry.update(before)
 
 
 # -- every block is of a kind that is checked -------------------------------------------------------------------------
@@ -87,7 +100,7 @@ def test_every_block_is_checked_or_says_why_not(block: Block):
     known = ("not run: ", "slow: ", "run with: ", "output")
     understood = not block.mark or block.mark.startswith(known) or block.language in BUILT
     assert understood, f"{block}: {block.mark!r} means nothing to the tests"
-    assert block.language in (*SHELL, *BUILT, "python", "text"), f"{block}: no test checks {block.language!r}"
+    assert block.language in (*SHELL, *BUILT, *DATA, "python", "text"), f"{block}: no test checks {block.language!r}"
     if block.language == "text":
         assert block.output or block.not_run, f"{block}: what prints this? Mark it as output, or as not run"
     else:
@@ -164,9 +177,9 @@ def run_shell(block: Block) -> str:
         if arguments is None:
             assert words[:2] == ["pip", "install"], f"{block}: only lesion is run; mark the block as not run"
             continue
-        found = CliRunner().invoke(app, [*arguments, *block.added])
-        assert found.exit_code == 0, f"{block}: {words}: {found.output}"
-        printed += found.stdout
+        run = CliRunner().invoke(app, [*arguments, *block.added])
+        assert run.exit_code == 0, f"{block}: {words}: {run.output}"
+        printed += run.stdout
     return printed
 
 
@@ -180,13 +193,13 @@ def test_commands_run_and_print_what_the_page_says(block: Block, at_desk: Path):
     page = [b for b in EVERY if b.page == block.page]
     after = page[page.index(block) + 1 : page.index(block) + 2]
     named = [b for b in page if any(b.mark.startswith(f"output of {line};") for line in block.text.splitlines())]
-    for said in dict.fromkeys([*(b for b in after if b.output and " of " not in b.mark.split(";")[0]), *named]):
-        check_output(said, printed)
+    for shown in dict.fromkeys([*(b for b in after if b.output and " of " not in b.mark.split(";")[0]), *named]):
+        check_output(shown, printed)
 
 
-def check_output(said: Block, printed: str) -> None:
+def check_output(shown: Block, printed: str) -> None:
     """Whether the lines of a block were printed, in their order and, but for ``...``, one after the other."""
-    loose = "numbers may differ" in said.mark
+    loose = "numbers may differ" in shown.mark
 
     def plain(line: str) -> str:
         line = " ".join(line.split())
@@ -194,12 +207,12 @@ def check_output(said: Block, printed: str) -> None:
 
     lines = [plain(line) for line in printed.splitlines() if line.strip() and not set(line) <= set(" ┏━┳┓┡╇┩└─┴┘├┼┤")]
     at, free = 0, True
-    for line in said.text.splitlines():
+    for line in shown.text.splitlines():
         if line.strip() in ("", "..."):
             free = free or line.strip() == "..."
             continue
         where = next((i for i in range(at, len(lines) if free else at + 1) if lines[i : i + 1] == [plain(line)]), None)
-        assert where is not None, f"{said}: {line!r} was not printed there; printed:\n{printed}"
+        assert where is not None, f"{shown}: {line!r} was not printed there; printed:\n{printed}"
         at, free = where + 1, False
 
 
@@ -222,7 +235,7 @@ def run_python(page: str, slow: bool) -> None:
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block.text, str(block), "exec"), names)  # the repository's own pages
+            exec(compile(block.text, str(block), "exec", dont_inherit=True), names)  # the repository's own pages
         if i + 1 < len(mine) and mine[i + 1].output:
             check_output(mine[i + 1], printed.getvalue())
 
@@ -240,7 +253,33 @@ def test_long_python_snippets_run(page: str, at_desk: Path):
 
 @pytest.mark.parametrize("block", [b for b in EVERY if b.language == "python"], ids=str)
 def test_python_snippets_compile(block: Block):
-    compile(block.text, str(block), "exec")
+    compile(block.text, str(block), "exec", dont_inherit=True)
+
+
+# -- adding to lesion -------------------------------------------------------------------------------------------------
+ADDING = {
+    "an-intervention": "register_intervention", "a-scorer": "register", "a-metric": "register_metric",
+    "a-criterion": "register_criterion", "a-site-kind": "register_sites",
+}  # fmt: skip
+MOST_LINES = 15
+
+
+@pytest.mark.parametrize(("what", "register"), ADDING.items(), ids=str)
+def test_each_thing_that_can_be_added_is_shown_in_fifteen_lines(what: str, register: str):
+    """The block with the one function or class that is registered, its imports and its use; empty lines do not count."""
+    mine = [b for b in EVERY if b.page == f"docs/adding-{what}.md" and f"@{register}(" in b.text]
+    assert len(mine) == 1 and mine[0].language == "python" and not mine[0].not_run and not mine[0].slow
+    tree = ast.parse(mine[0].text)
+    parts = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert len(parts) == 1 and len(parts[0].decorator_list) >= 1
+    assert len([line for line in mine[0].text.splitlines() if line.strip()]) <= MOST_LINES
+
+
+def test_files_that_commands_read_are_criteria():
+    files = [block for block in EVERY if block.language in DATA]
+    assert files
+    for block in files:
+        assert CollapseCriterion.model_validate(yaml.safe_load(block.text)).conditions
 
 
 # -- pictures and links -----------------------------------------------------------------------------------------------

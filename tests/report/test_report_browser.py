@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lesion.core.modes import COLOURS, MEANINGS
 from lesion.report.html import Run, page, report
 from tests import results
 from tests.results import BABBLE, save
@@ -54,9 +55,9 @@ class Reader:
 
     def box(self, selector: str) -> dict[str, float]:
         """Where the first such element is, once it is on the screen."""
-        found = self.page.locator(selector).first
-        found.scroll_into_view_if_needed()
-        return found.bounding_box()
+        element = self.page.locator(selector).first
+        element.scroll_into_view_if_needed()
+        return element.bounding_box()
 
     def value_text(self) -> str:
         return self.page.locator("input[type=range]").first.get_attribute("aria-valuetext")
@@ -66,9 +67,9 @@ class Reader:
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
         # The sandbox of Chromium cannot be had by root, nor in most containers; the pages are our own.
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {
         "one": [results.result(known="made-up (nowhere)")],
         "stands": [results.result(nll=results.STANDS, clip=False, pictures=False)],
+        "complaints": [
+            results.result(complaints=["it gives the same answer to all 6 samples"], undecided=[3], samples_needed=24)
+        ],
         "evil": [results.result(say=say, model=EVIL, verdict=EVIL, notes=[EVIL], category=lambda i: f"{EVIL}{i}")],
         "several": [
             results.result(model="first"),
@@ -89,8 +93,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ],
     }
     paths = {}
-    for name, found in made.items():
-        runs = [Run.load(save(result, folder / f"{name}-{i}")) for i, result in enumerate(found)]
+    for name, studies in made.items():
+        runs = [Run.load(save(result, folder / f"{name}-{i}")) for i, result in enumerate(studies)]
         paths[name] = folder / f"{name}.html"
         paths[name].write_text(report(runs), encoding="utf-8")
     return paths
@@ -224,7 +228,7 @@ def test_hostile_texts_are_shown_and_never_run(read):
     card = reader.page.locator(".card").nth(1)
     folded = card.bounding_box()["height"]
     button = card.get_by_role("button")
-    assert button.inner_text().startswith("Show all (10,5")
+    assert button.inner_text().startswith("Show all (up to 10,5")
     button.click()
     assert card.bounding_box()["height"] > 3 * folded and button.get_attribute("aria-expanded") == "true"
     assert reader.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -236,12 +240,12 @@ def test_the_policy_stops_what_escaping_would_let_through(browser, tmp_path):
     file = tmp_path / "broken.html"
     file.write_text(text.replace("</main>", EVIL + '<img src="http://127.0.0.1:9/x.png"></main>'), encoding="utf-8")
     context = browser.new_context()
-    found, said = context.new_page(), []
-    found.on("console", lambda m: said.append(m.text))
-    found.goto(file.as_uri())
-    assert found.title() == "t"
+    opened, messages = context.new_page(), []
+    opened.on("console", lambda m: messages.append(m.text))
+    opened.goto(file.as_uri())
+    assert opened.title() == "t"
     for directive in ("script-src", "img-src"):
-        assert [text for text in said if "Content Security Policy" in text and directive in text], said
+        assert [text for text in messages if "Content Security Policy" in text and directive in text], messages
     context.close()
 
 
@@ -276,6 +280,41 @@ def test_dark_mode(read):
         assert colours[0] != colours[1], selector
 
 
+def test_a_mode_has_the_same_colour_everywhere_and_in_both_themes(read):
+    for scheme in ("light", "dark"):
+        reader = read("one", color_scheme=scheme)
+        for mode, colour in COLOURS.items():
+            sign = f".legend.modes .mode.{mode} .sign"
+            assert reader.page.eval_on_selector(sign, "e => getComputedStyle(e).getPropertyValue('--mode')") == colour
+        fill = reader.page.eval_on_selector(".columns rect.gibberish", "e => getComputedStyle(e).fill")
+        assert fill == f"rgb{tuple(bytes.fromhex(COLOURS['gibberish'][1:]))}"
+        assert reader.page.eval_on_selector(".card .mode.gibberish .sign", "e => getComputedStyle(e).backgroundColor") == fill
+
+
+def test_the_legend_says_what_every_mode_means(read):
+    shown = [" ".join(text.split()) for text in read("one").texts(".legend.modes li")]
+    assert shown == [f"{mode} {meaning}" for mode, meaning in MEANINGS.items()]
+
+
+def test_complaints_are_seen_before_anything_else_below_the_verdict(read):
+    reader = read("complaints")
+    box, table = reader.box(".complaints"), reader.box(".before")
+    assert reader.box("h1")["y"] < box["y"] < box["y"] + box["height"] < table["y"]
+    assert "it gives the same answer to all 6 samples" in reader.texts(".complaints")[0]
+    assert reader.texts(".state .k") == ["k = 4 of 400 · collapsed"]
+    reader.page.get_by_role("slider").focus()
+    reader.page.keyboard.press("ArrowLeft")
+    assert reader.texts(".state .k") == ["k = 3 of 400 · undecided"]
+
+
+def test_a_card_has_the_scores_of_both_answers(read):
+    reader = read("one")
+    assert reader.texts(".card .clip-score")[0] == "· CLIP score 75.0 → 9.0"
+    reader.page.get_by_role("button", name="intact", exact=True).click()
+    assert reader.texts(".card .clip-score")[0] == "· CLIP score 75.0"
+    assert set(read("stands").texts(".card .clip-score")) == {""}
+
+
 def test_paper_has_intact_beside_the_end_whatever_the_slider_says(read):
     reader = read("one")
     reader.page.get_by_role("button", name="intact", exact=True).click()
@@ -295,12 +334,14 @@ def test_without_scripts_the_page_can_be_read(read):
 
 
 # -- accessibility -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "scheme"), [("one", "light"), ("one", "dark"), ("stands", "light"), ("several", "dark")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("one", "light"), ("one", "dark"), ("stands", "light"), ("several", "dark"), ("complaints", "dark")]
+)
 def test_an_accessibility_checker_has_no_complaint(read, name, scheme):
     checker = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
     reader = read(name, color_scheme=scheme, bypass_csp=True)
     reader.page.add_script_tag(content=(Path(checker.__file__).parent / "axe.min.js").read_text())
     reader.page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
-    found = reader.page.evaluate("axe.run()")
-    assert len(found["passes"]) > 20, "the checker ran"
-    assert [(v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found["violations"]] == []
+    checked = reader.page.evaluate("axe.run()")
+    assert len(checked["passes"]) > 20, "the checker ran"
+    assert [(v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]]) for v in checked["violations"]] == []

@@ -11,9 +11,10 @@ from lesion.core.importance import Importance
 from lesion.core.importance import load as load_importances
 from lesion.core.importance import save as save_importances
 from lesion.core.ranking import Ranking
-from lesion.hooks.capture import frozen
+from lesion.models.handle import frozen
+from lesion.scoring.options import ScoreOptions
 from lesion.scoring.score import score
-from lesion.scoring.scorers import CLASS_VALUES, SCORERS, VALUE, ScoreOptions, get_scorer, rankers, register
+from lesion.scoring.scorers import CLASS_VALUES, SCORERS, VALUE, get_scorer, rankers, register
 from tests import tiny_models
 from tests.tiny_models import Numbers, ThreeNeurons
 
@@ -88,8 +89,8 @@ def test_perturbation_does_not_depend_on_the_batch_and_reaches_every_site(make):
     assert tiny_models.hook_count(vlm.model) == hooks
     for site in vlm.sites:
         np.testing.assert_allclose(all_.values(site), one.values(site), rtol=2e-3, atol=1e-6)
-        # In the first layer of a Q-Former the text tokens have not seen the image yet, and noise is in the image alone.
-        unseen = site.path == "qformer.encoder.layer.0.output.dense"
+        # Noise is in the image alone, which a Q-Former sees in its cross-attention: its queries and text not before.
+        unseen = site.path.startswith(("qformer.encoder.layer.0.attention.", "qformer.encoder.layer.0.output."))
         assert (one.values(site).max() > 1e-6) != unseen, site.key
     other = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 5), [name], ScoreOptions(seed=1))
     site = vlm.sites.select("language", "gate")[0]
@@ -147,35 +148,43 @@ def test_gradients_against_finite_differences(vlm):
     prompt = vlm.prompt(samples[0], "What do you see?")
     answer = vlm.encode("a big red car .")
     [batch] = vlm.batches([prompt], [answer], 1)
-    found = score(vlm.model, vlm.sites, [batch], ["taylor"])["taylor"]
+    importance = score(vlm.model, vlm.sites, [batch], ["taylor"])["taylor"]
     checked = 0
     for site in vlm.sites:
-        if not site.reachable:
+        if not site.reachable or (site.role == "head" and site.layer):
             continue
-        module, index, losses = vlm.model.get_submodule(site.path), site.width // 2, []
-        for scale in (1 + 1e-2, 1 - 1e-2):
-
-            def scaled(x, scale=scale, index=index):
-                x = x.clone()
-                x[..., index] *= scale
-                return x
-
-            if site.reads_input:
-                handle = module.register_forward_pre_hook(lambda m, a, f=scaled: (f(a[0]),))
-            else:
-                handle = module.register_forward_hook(lambda m, a, out, f=scaled: f(out))
-            with torch.no_grad():
-                losses.append(_double_loss(batch))
-            handle.remove()
-        difference = abs(losses[0] - losses[1]) / 2e-2  # = |sum over tokens of a dL/da|
-        assert found.values(site)[index] == pytest.approx(difference, rel=1e-2, abs=2e-5), site
+        index = site.width // 2
+        differences = [_difference(vlm, batch, site, channel) for channel in site.channels(np.array([index])).tolist()]
+        # The scores of a head's channels are added.
+        assert importance.values(site)[index] == pytest.approx(sum(differences), rel=1e-2, abs=2e-5), site
         checked += 1
     assert checked >= 12
+    assert {s.role for s in vlm.sites} >= {"gate", "up", "hidden", "down", "head"}
     vlm.model.float()
 
 
+def _difference(vlm, batch, site, channel) -> float:
+    """|sum over tokens of a dL/da| of one channel."""
+    module, losses = vlm.model.get_submodule(site.path), []
+    for scale in (1 + 1e-2, 1 - 1e-2):
+
+        def scaled(x, scale=scale):
+            x = x.clone()
+            x[..., channel] *= scale
+            return x
+
+        if site.side == "input":
+            handle = module.register_forward_pre_hook(lambda m, a, f=scaled: (f(a[0]),))
+        else:
+            handle = module.register_forward_hook(lambda m, a, out, f=scaled: f(out))
+        with torch.no_grad():
+            losses.append(_double_loss(batch))
+        handle.remove()
+    return abs(losses[0] - losses[1]) / 2e-2
+
+
 def _double_loss(batch) -> float:
-    logits = batch._vlm.model(**batch.inputs, use_cache=False).logits.double()
+    logits = batch._handle.model(**batch.inputs, use_cache=False).logits.double()
     targets, counted = batch.inputs["input_ids"][:, 1:], batch.answer[:, 1:]
     nll = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
     return float((nll * counted).sum() / counted.sum())
@@ -222,8 +231,8 @@ def test_one_forward_and_one_backward_a_batch(vlm):
         module.register_forward_hook(lambda m, a, out: forwards.append(1)),
         module.register_full_backward_hook(lambda m, a, out: backwards.append(1)),
     ]
-    names = [n for n in SCORERS if SCORERS[n].reduce is not None and SCORERS[n].needs == "gradient"]
-    assert len(names) >= 7
+    names = [n for n in SCORERS if SCORERS[n].reduce is not None and SCORERS[n].needs != "perturbed"]
+    assert len(names) >= 10
     score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 3), names)
     for handle in handles:
         handle.remove()
@@ -310,7 +319,7 @@ def test_hooks_are_gone_when_the_model_raises():
     ("options", "message"),
     [({"alpha": 1.1}, "alpha is 1.1"), ({"alpha": -0.1}, "alpha is -0.1"), ({"alpha": float("nan")}, "alpha is nan"),
      ({"aggregate": "median"}, "'median'; expected one of mean, max"), ({"positions": "end"}, "'end'; expected one of all"),
-     ({"top": 0.0}, "top is 0.0")],
+     ({"top": 0.0}, "top is 0.0"), ({"noise": 0.0}, "noise is 0.0")],
 )  # fmt: skip
 def test_options_out_of_range(options, message):
     with pytest.raises(OptionError, match=message):

@@ -25,7 +25,7 @@ def llama(layers=32, hidden=4096, intermediate=11008) -> Sites:
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("model", "name"),
     [
         ("llava-hf/llava-1.5-7b-hf", "llava-1.5-7b"),
         ("Salesforce/instructblip-vicuna-7b", "llama-7b"),
@@ -42,10 +42,9 @@ def llama(layers=32, hidden=4096, intermediate=11008) -> Sites:
         ("codellama/CodeLlama-7b-hf", None),
     ],
 )
-def test_models_are_recognised_by_their_names(given, name):
-    found = recognise(given)
-    assert (found.name if found else None) == name
-    assert (found.name if (found := recognise(None, "/local/copy", given)) else None) == name
+def test_models_are_recognised_by_their_names(model, name):
+    for entry in (recognise(model), recognise(None, "/local/copy", model)):
+        assert (entry.name if entry else None) == name
 
 
 @pytest.mark.parametrize(
@@ -85,17 +84,33 @@ def test_another_model_is_refused():
 
 
 def test_the_seeded_truth_is_masked_and_collapses_the_model(tmp_path):
-    found = check_known("tiny-llava", samples=16, out=tmp_path / "run")
-    assert found.known == "tiny-llava"
-    assert {row.role: (len(row.neurons), row.collapsed) for row in found.rows} == {"hidden": (4, True), "down": (2, True)}
-    assert [row["neurons"] for row in found.table()] == [0, 4, 2]
+    check = check_known("tiny-llava", samples=8, out=tmp_path / "run")
+    assert check.known == "tiny-llava"
+    assert {row.role: (len(row.neurons), row.collapsed) for row in check.rows} == {"hidden": (4, True), "down": (2, True)}
+    assert [row["neurons"] for row in check.table()] == [0, 4, 2]
     lines = [json.loads(line) for line in (tmp_path / "run" / EVALUATIONS).read_text().splitlines()]
-    assert {row.evaluation for row in found.rows} <= {line["key"] for line in lines}
-    for row in found.rows:
+    assert {row.evaluation for row in check.rows} <= {line["key"] for line in lines}
+    for row in check.rows:
         assert row.metrics == next(line["metrics"] for line in lines if line["key"] == row.evaluation)
     before = (tmp_path / "run" / EVALUATIONS).stat().st_mtime_ns
-    assert check_known("tiny-llava", samples=16, out=tmp_path / "run") == found
+    assert check_known("tiny-llava", samples=8, out=tmp_path / "run") == check
     assert (tmp_path / "run" / EVALUATIONS).stat().st_mtime_ns == before, "what was measured is not measured again"
+
+
+def test_the_mask_that_is_named_is_the_one_that_is_measured(tmp_path):
+    """Every intervention, and not zero whatever was said: the lines of the run name it, and its answers are others."""
+    asked = {"samples": 2, "max_new_tokens": 6, "clip": "none"}
+    perplexities = {}
+    for mask in ("zero", "mean", "scale:1.0"):
+        folder = tmp_path / mask.replace(":", "-")
+        check = check_known("tiny-llava", out=folder, mask=mask, **asked)
+        lines = [json.loads(line) for line in (folder / EVALUATIONS).read_text().splitlines()]
+        about = {line["mask"] for line in lines if line["neurons"]}
+        assert len(about) == 1 and next(iter(about)).startswith(mask.partition(":")[0])
+        perplexities[mask] = tuple(row.metrics["ppl_reference"] for row in check.rows)
+        if mask == "scale:1.0":
+            assert perplexities[mask] == (check.baseline["ppl_reference"],) * 2 and not any(r.collapsed for r in check.rows)
+    assert len(set(perplexities.values())) == 3
 
 
 def test_a_model_of_which_nothing_is_known_is_refused_before_anything_is_written(tmp_path):

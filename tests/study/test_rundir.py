@@ -10,13 +10,14 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.files import write_bytes, write_text
 from lesion.study.options import StudyOptions
 from lesion.study.rundir import CONFIG, EVALUATIONS, RunDirectory
-from tests.synthetic import judged
+from tests.synthetic import point
 
 OPTIONS = StudyOptions.parse()
+MEASURED = point(1, [0.5, float("nan")], [30.0, 20.0])
 
 
 def add(run, key):
-    run.add_evaluation(key, {"kind": "mask", "neurons": 1}, [judged(0, 0.5, 30.0), judged(1, float("nan"), 20.0)], {"x": 1.0})
+    run.add_evaluation(key, {"kind": "mask", "neurons": 1}, MEASURED)
 
 
 def test_evaluations_survive(tmp_path):
@@ -24,8 +25,9 @@ def test_evaluations_survive(tmp_path):
         add(run, "a")
         add(run, "b")
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
-        assert "a" in run and "b" in run and "c" not in run
-        assert run.evaluation("a") == [judged(0, 0.5, 30.0), judged(1, float("nan"), 20.0)]
+        kept = run.evaluation("a")
+        assert kept is not None and (kept.k, kept.outcomes, kept.key) == (1, MEASURED.outcomes, "a")
+        assert run.evaluation("b") is not None and run.evaluation("c") is None
     assert "NaN" not in (tmp_path / "run" / EVALUATIONS).read_text()
 
 
@@ -38,7 +40,7 @@ def test_a_line_that_was_cut_off_is_measured_again(tmp_path, cut):
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
-        assert "a" in run and "b" not in run
+        assert run.evaluation("a") is not None and run.evaluation("b") is None
         add(run, "b")
     assert path.read_bytes() == whole
 
@@ -87,7 +89,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
 
 def test_the_config_replays_the_run(tmp_path):
-    options = StudyOptions.parse(role="down", alpha=0.5, samples=7, max_k=9)
+    options = StudyOptions.parse(role="down", alpha=0.5, samples=7, max_k=9, layers="3-5", mask="scale:0.5", criterion="task")
     with RunDirectory.open(tmp_path / "run", options):
         pass
     assert StudyOptions.from_yaml((tmp_path / "run" / CONFIG).read_text(), "it") == options
@@ -108,7 +110,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"alpha": 2}, "alpha is 2"),
         ({"samples": 0}, "samples is 0: input should be greater than or equal to 1"),
@@ -117,15 +119,22 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         ({"scorer": "best"}, "'best' is unknown"),
         ({"speed": 9}, "unknown option 'speed'; available: model, data"),
         ({"prompt": ""}, "prompt is ''"),
+        ({"top": 0}, "top is 0"),
+        ({"noise": 0}, "noise is 0"),
+        ({"layers": "5-3"}, "layers is '5-3'; expected numbers and ranges"),
+        ({"mask": "half"}, "'half' is unknown"),
+        ({"mask_positions": "last"}, "positions is 'last'; expected one of all, first, image, text, generated"),
+        ({"criterion": "best"}, "criterion 'best' is unknown; available: paper, perplexity, degeneration, task"),
+        ({"force": True}, "force is for neurons of another model"),
     ],
 )
-def test_options_are_checked(given, message):
+def test_options_are_checked(values, message):
     with pytest.raises(OptionError, match=message):
-        StudyOptions.parse(**given)
+        StudyOptions.parse(**values)
 
 
 def test_lines_are_json(tmp_path):
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
         add(run, "a")
-    [line] = (tmp_path / "run" / EVALUATIONS).read_text().splitlines()
+    (line,) = (tmp_path / "run" / EVALUATIONS).read_text().splitlines()
     assert json.loads(line)["samples"][1]["reference"] == {"nll": None, "tokens": 10}

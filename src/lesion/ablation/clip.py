@@ -41,8 +41,8 @@ class ClipScorer:
             try:
                 source = resolve(name)
                 # from_pretrained would fill a model of another kind with random weights, and say so in a log only.
-                if (found := AutoConfig.from_pretrained(source).model_type) != "clip":
-                    raise ValueError(f"its model type is {found!r}, expected 'clip'")
+                if (kind := AutoConfig.from_pretrained(source).model_type) != "clip":
+                    raise ValueError(f"its model type is {kind!r}, expected 'clip'")
                 with no_bars():
                     model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
             except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

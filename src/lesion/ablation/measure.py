@@ -117,7 +117,7 @@ class Ablation:
         with self._progress.stage("masking the top k", None) as advance:
 
             def answer(ks: list[int]) -> list[Decision]:
-                decisions = [self.decide(evaluation) for evaluation in self.many([ranking.top(k) for k in ks])]
+                decisions: list[Decision] = [self.decide(e) for e in self.many([ranking.top(k) for k in ks])]
                 advance(len(ks))
                 return decisions
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-Question, Answer, Found = TypeVar("Question"), TypeVar("Answer"), TypeVar("Found")
-Search = Generator[list[Question], list[Answer], Found]
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Outcome = TypeVar("Outcome")
+Search = Generator[list[Question], list[Answer], Outcome]
 
 
-def drive(search: Search[Question, Answer, Found], answer: Callable[[list[Question]], list[Answer]]) -> Found:
+def drive(search: Search[Question, Answer, Outcome], answer: Callable[[list[Question]], list[Answer]]) -> Outcome:
     """Runs a search to its end.
 
     Args:

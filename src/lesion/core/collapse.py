@@ -65,7 +65,7 @@ class Collapse:
         if self.k_star is None:
             return "no k*, hence no interval"
         if not self.enough_samples:
-            return f"no interval: {self.samples} measured samples are too few (at least {FEWEST})"
+            return f"no interval: {self._too_few()}"
         low, high = self.k_star_ci
         if low is None:
             return f"no interval: few resamples of the {self.samples} samples collapse up to k = {self.largest_k:,}"
@@ -73,10 +73,14 @@ class Collapse:
             return f"95 % interval from {low:,} up: some resamples of the samples do not collapse up to k = {self.largest_k:,}"
         return f"95 % interval over samples {low:,} to {high:,}"
 
+    def _too_few(self) -> str:
+        measured = "1 measured sample is" if self.samples == 1 else f"{self.samples} measured samples are"
+        return f"{measured} too few (at least {FEWEST} are needed)"
+
     def stage1(self) -> str:
         """Stage 1 in words."""
         if not self.enough_samples:
-            return f"not tested: {self.samples} measured samples are too few (at least {FEWEST})"
+            return f"not tested: {self._too_few()}"
         return "not seen" if self.stage1_k is None else f"begins at k = {self.stage1_k:,}"
 
 
@@ -155,6 +159,8 @@ def _is_monotone(curve: Curve, decisions: list[Decision], k_star: int | None, dr
     """No recovery after a collapse, and before k* no fall of the perplexity that is notable and beyond noise."""
     if any(before == "collapsed" and after == "standing" for before, after in pairwise(decisions)):
         return False
+    if draws.shape[1] < FEWEST:
+        return True  # too few samples to tell a fall from noise
     standing = [p for p in curve.points if k_star is None or p.k < k_star]
     for before, after in pairwise(standing):
         if np.isfinite(before.nll).all() and np.isfinite(after.nll).all():

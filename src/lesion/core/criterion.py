@@ -70,7 +70,7 @@ class Condition(BaseModel):
     metric: str
     test: Literal["decades", "at-chance", "at-least"]
     limit: float
-    chance: float | None = Field(None, description="chance level; None for each sample's own, which the CLIP score has")
+    chance: float | None = Field(default=None, description="chance level; None for each sample's own, which the CLIP score has")
 
     def values(self, evaluation: Evaluation) -> np.ndarray | None:
         """The metric of every sample, ``[samples]``; None where it was not measured."""
@@ -142,7 +142,7 @@ class Condition(BaseModel):
             return f"{label} at least {10**self.limit:g} times the intact one"
         if self.test == "at-least":
             return f"{label} at least {METRICS[self.metric].show(self.limit)}"
-        return f"{label} at chance (at most {self.limit:.0%} of its distance from chance left)"
+        return f"{label} at chance (at most {100 * self.limit:.0f} % of its distance from chance left)"
 
 
 class CollapseCriterion(BaseModel):
@@ -299,6 +299,11 @@ def get_criterion(criterion: str | Criterion) -> Criterion:
         if condition.metric not in METRICS:
             known = ", ".join(METRICS)
             raise OptionError(f"criterion {criterion.name!r} needs the metric {condition.metric!r}; available: {known}")
+        if condition.test != "decades" and condition.metric.startswith(("ppl_", "nll_")):
+            raise OptionError(
+                f"criterion {criterion.name!r} tests {condition.metric!r} {condition.test}, which is pooled over tokens and "
+                "has no value a sample; use a perplexity with the test decades"
+            )
         if condition.test == "decades" and not condition.metric.startswith("ppl_"):
             raise OptionError(
                 f"criterion {criterion.name!r} counts powers of ten of {condition.metric!r}; expected a perplexity (ppl_...)"

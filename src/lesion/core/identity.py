@@ -15,12 +15,14 @@ class Identity:
         base: The name that it was loaded by, for people; it does not make two models different.
         revision: Commit of the hub; None where there is none. It does not make two models different either.
         weights: Hash of every weight and buffer (:mod:`lesion.models.identity`).
+        dtype: Of the weights in memory; the same checkpoint in another dtype has other weights.
         edits: What was done to the weights since they were loaded, such as a merged mask, in order.
     """
 
     base: str
     weights: str
     revision: str | None = None
+    dtype: str = ""
     edits: tuple[str, ...] = ()
 
     @property
@@ -31,7 +33,8 @@ class Identity:
     def __str__(self) -> str:
         revision = f"@{self.revision[:12]}" if self.revision else ""
         edits = f", edited: {', '.join(self.edits)}" if self.edits else ""
-        return f"{self.base}{revision} (weights {self.weights[:12]}{edits})"
+        dtype = f" in {self.dtype}" if self.dtype else ""
+        return f"{self.base}{revision}{dtype} (weights {self.weights[:12]}{edits})"
 
     def differs_from(self, other: Identity | None) -> bool:
         """Whether what was measured on the other must be refused by this one."""
@@ -48,4 +51,5 @@ class Identity:
         Raises:
             KeyError, TypeError: Not an identity.
         """
-        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), tuple(data.get("edits") or ()))
+        dtype, edits = str(data.get("dtype") or ""), tuple(data.get("edits") or ())
+        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), dtype, edits)

@@ -128,12 +128,12 @@ def load(path: str | Path, sites: Sites, key: str = "") -> dict[str, Importance]
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read ({error}); delete it to have it made again") from None
-    found: dict[str, Importance] = {}
+    importances: dict[str, Importance] = {}
     for name, entry in head.items():
         importance = Importance(entry["scorer"], entry["options"], sites, samples=entry["samples"])
         for part in ("sum", "hits"):
             prefix = f"{name}/{part}/"
             values = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
             setattr(importance, "sums" if part == "sum" else part, values)
-        found[name] = importance
-    return found
+        importances[name] = importance
+    return importances

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from lesion.core.evaluation import COLLAPSED_MODES, Likelihood, SampleOutcome, perplexity, pool
+from lesion.core.outcome import COLLAPSED_MODES, Likelihood, SampleOutcome, perplexity, pool
 
 Value = Callable[[SampleOutcome], "float | bool | Likelihood | None"]
 Format = Literal["perplexity", "nats", "score", "share", "number"]

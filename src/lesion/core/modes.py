@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from lesion.core.evaluation import Likelihood, Mode
+from lesion.core.outcome import Likelihood, Mode
 
 NGRAM = 3
 REPETITION_SHARE = 0.3

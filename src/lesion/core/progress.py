@@ -10,7 +10,7 @@ Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """What a study calls; :class:`lesion.cli.console.Bars` draws it."""
+    """What a study calls; :class:`lesion.cli.terminal.Bars` draws it."""
 
     def stage(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
         """A stage of ``total`` steps (None where that is not known); call what it yields with the steps done."""

@@ -177,10 +177,10 @@ def _scenes(count: int, seed: int, category: str | None = None, questions: bool 
 
 
 def _choose(
-    source: str, found: Sequence[Entry], count: int, seed: int, strict: bool, warn: Callable[[str], None]
+    source: str, candidates: Sequence[Entry], count: int, seed: int, strict: bool, warn: Callable[[str], None]
 ) -> list[Sample]:
     """Reads entries in an order that the seed decides, until there are enough."""
-    order = list(found)
+    order = list(candidates)
     random.Random(seed).shuffle(order)
     samples: list[Sample] = []
     for entry in order:
@@ -193,7 +193,7 @@ def _choose(
         raise DataError(f"none of the {len(order)} images in {source} can be read")
     if len(samples) < count:
         kind = "prompts" if samples[0].image is None else "readable images"
-        warn(f"{source} has {len(samples)} {kind}; {count} were asked for, all are used")
+        warn(f"{source} has {len(samples)} {kind}; fewer than the {count} that were wanted; all are used")
     return samples
 
 

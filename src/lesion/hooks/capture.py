@@ -42,6 +42,7 @@ def capture_gradients(
 
     Each list has one tensor for each time that the site's module was called in the forward pass, in that order: nearly always
     one. ``see`` is called as soon as the last of a site's gradients is there, so that nothing is kept longer than it must be.
+    A call whose output the loss does not read has a gradient of 0, where another call of its site has one.
 
     With every weight frozen nothing asks for a gradient, so the first site on each path is made a leaf of the graph;
     what comes before it (the embeddings, the vision tower when no vision site is captured) is not differentiated.
@@ -64,7 +65,6 @@ def capture_gradients(
 
     with attached(model, [(site, tap(site)) for site in sites]):
         yield
-    # A call whose output the loss does not read has no gradient; the others of its site count all the same.
     for own in calls.values():
         own.finish()
 
@@ -73,25 +73,28 @@ class _Calls:
     """The calls of one site's module in a pass, until all their gradients are there."""
 
     def __init__(self, site: Site, see: Callable[[Site, Tensors, Tensors], None]) -> None:
-        self._site, self._see, self._count = site, see, 0
-        self._arrived: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._site, self._see = site, see
+        self._activations: list[Callable[[], torch.Tensor]] = []
+        self._gradients: dict[int, torch.Tensor] = {}
 
     def add(self, x: torch.Tensor, routed: Routed | None) -> None:
-        number, activation = self._count, _own(self._site, x.detach(), routed)
-        self._count += 1
+        number = len(self._activations)
+        self._activations.append(_own(self._site, x.detach(), routed))
 
         def arrive(gradient: torch.Tensor) -> None:
-            self._arrived[number] = activation(), _own(self._site, gradient.detach(), routed)()
-            if len(self._arrived) == self._count:
+            self._gradients[number] = _own(self._site, gradient.detach(), routed)()
+            if len(self._gradients) == len(self._activations):
                 self.finish()
 
         x.register_hook(arrive)
 
     def finish(self) -> None:
-        arrived = [self._arrived[number] for number in sorted(self._arrived)]
-        self._count, self._arrived = 0, {}
+        calls, arrived = self._activations, self._gradients
+        self._activations, self._gradients = [], {}
         if arrived:
-            self._see(self._site, [a for a, _ in arrived], [g for _, g in arrived])
+            activations = [activation() for activation in calls]
+            zeros = (a.new_zeros(()).expand_as(a) for a in activations)
+            self._see(self._site, activations, [arrived.get(i, zero) for i, zero in enumerate(zeros)])
 
 
 def _own(site: Site, x: torch.Tensor, routed: Routed | None) -> Callable[[], torch.Tensor]:

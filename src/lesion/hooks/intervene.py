@@ -209,14 +209,14 @@ def get_intervention(
         raise OptionError(f"mask {intervention!r} is unknown; expected one of {', '.join(INTERVENTIONS)}")
     kind = INTERVENTIONS[name]
     own = [f.name for f in fields(kind) if f.name not in ("positions", "layers")]
-    given: dict[str, float] = {}
+    arguments: dict[str, float] = {}
     if colon:
         try:
-            given = {own[0]: float(number)}
+            arguments = {own[0]: float(number)}
         except (IndexError, ValueError):
             takes = f"{name}:NUMBER" if own else f"{name} alone"
             raise OptionError(f"mask is {intervention!r}; expected {takes}") from None
-    return kind(positions=positions, layers=layers, **given)  # pyright: ignore[reportArgumentType]
+    return kind(positions=positions, layers=layers, **arguments)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager

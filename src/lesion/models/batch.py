@@ -117,5 +117,7 @@ class Batch:
             return self._positions[positions]
         for pattern, name in self._handle.structure.family.padded_by.items():
             if re.match(pattern, site.path):
-                return self.inputs[name].bool()
+                real = self.inputs[name].bool()
+                before = real.new_ones(len(real), max(length - real.shape[1], 0))
+                return torch.cat([before, real], dim=1)
         return torch.ones(len(self.samples), length, dtype=torch.bool, device=self._handle.device)

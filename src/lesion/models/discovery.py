@@ -49,24 +49,24 @@ def discover(model: nn.Module, structure: Structure | None = None) -> Sites:
             sites.append(Site(path, component, role, layer_of(path, modules), width, reachable=reachable, **where))
 
     networks = list(feedforward.networks(modules))
-    for found in networks:
-        names, hidden, out = found.names, found.hidden, found.path(found.names.out)
+    for network in networks:
+        names, hidden, out = network.names, network.hidden, network.path(network.names.out)
         if names.gate is not None:
-            add(found.path(names.gate), "gate", hidden, out=out)
-            add(found.path(names.up), "up", hidden, out=out)
+            add(network.path(names.gate), "gate", hidden, out=out)
+            add(network.path(names.up), "up", hidden, out=out)
         for i, role in enumerate(names.fused):
-            add(found.path(names.up), role, hidden, out=out, start=i * hidden, whole=2 * hidden)
+            add(network.path(names.up), role, hidden, out=out, start=i * hidden, whole=2 * hidden)
         add(out, "hidden", hidden, side="input")
-        add(out, "down", found.width)
+        add(out, "down", network.width)
     for path, mixture in experts.mixtures(modules):
         for expert in range(mixture.experts):
             for role in ("gate", "up", "hidden") if mixture.gated else ("hidden",):
                 add(path, role, mixture.hidden, out=path, side="input" if role == "hidden" else "output", expert=expert)
             add(path, "down", mixture.width, expert=expert)
-    for path, width in structure.projections(modules, {found.path(n) for found in networks for n in found.names.all}):
+    for path, width in structure.projections(modules, {network.path(n) for network in networks for n in network.names.all}):
         add(path, "down", width)
     parts = {path: module for path, module in modules.items() if structure.component_of(path) is not None}
-    strange = feedforward.unknown(parts, {found.parent for found in networks} | {site.path for site in sites})
+    strange = feedforward.unknown(parts, {network.parent for network in networks} | {site.path for site in sites})
     if strange:
         path = strange[0]
         raise ModelError(

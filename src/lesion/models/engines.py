@@ -9,6 +9,7 @@ language model alone runs the vision part once an image, however many masks are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lesion.core.errors import ModelError
@@ -43,18 +44,30 @@ class Engine(Protocol):
 
 
 def plain_generation(handle: ModelHandle, max_new_tokens: int) -> Any:
-    """Greedy decoding; everything that a checkpoint's own configuration could change (beams, penalties) is set."""
-    from transformers import GenerationConfig
-
+    """Greedy decoding, whatever the checkpoint's own configuration asks for: beams, penalties, forced or suppressed tokens."""
     own = handle.model.generation_config
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, length_penalty=1.0,
-        no_repeat_ngram_size=0, min_length=0, temperature=1.0, top_p=1.0, top_k=50, pad_token_id=handle.pad,
-        eos_token_id=handle.eos or None, bos_token_id=handle.tokenizer.bos_token_id,
-        decoder_start_token_id=getattr(own, "decoder_start_token_id", None),
+    return _plain_class()(
+        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, pad_token_id=handle.pad, eos_token_id=handle.eos or None,
+        bos_token_id=handle.tokenizer.bos_token_id, decoder_start_token_id=getattr(own, "decoder_start_token_id", None),
         # A model that babbles may say its image token, which in the input stands for an image that is not there.
         suppress_tokens=None if handle.image_token is None else [handle.image_token],
     )  # fmt: skip
+
+
+@cache
+def _plain_class() -> Any:
+    from transformers import GenerationConfig
+
+    class Plain(GenerationConfig):
+        """Takes nothing from a model's own configuration, with which ``generate`` fills whatever is None."""
+
+        def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: Any) -> dict[str, Any]:
+            # Entries of its own kind are allowed from the model's configuration alone; other calls bring the defaults.
+            # That of max_length would be complained about beside max_new_tokens.
+            values.pop("max_length", None)
+            return {} if allow_custom_entries else super().update(defaults_only, **values)
+
+    return Plain
 
 
 class WholeEngine:
@@ -77,12 +90,12 @@ class WholeEngine:
         from transformers import LogitsProcessorList
 
         longest = max(len(a.ids) for a in answers)
-        given = [list(a.ids) + [self._handle.pad] * (longest - len(a.ids)) for a in answers]
+        forced = [list(a.ids) + [self._handle.pad] * (longest - len(a.ids)) for a in answers]
         plain = plain_generation(self._handle, longest)
         plain.output_logits = True
-        # Every row goes on to the end of the longest answer. None would be filled from the model's own configuration.
+        # Every row goes on to the end of the longest answer.
         plain.eos_token_id = NO_TOKEN
-        output = self._run(contexts, plain, LogitsProcessorList([_Given(given)]))
+        output = self._run(contexts, plain, LogitsProcessorList([_Forced(forced)]))
         logits = torch.stack(output.logits, dim=1).float()
         return [row[: len(a.ids)].log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
 
@@ -101,7 +114,7 @@ class WholeEngine:
         return output
 
 
-class _Given:
+class _Forced:
     """A logits processor that leaves one token a row and step."""
 
     def __init__(self, ids: Sequence[Sequence[int]]) -> None:
@@ -165,8 +178,8 @@ class EmbedsEngine:
         table = self._handle.model.get_input_embeddings()
         rows = []
         for prompt, answer in zip(contexts, answers, strict=True):
-            given = table(torch.tensor(answer.ids, device=self._handle.device))
-            rows.append(torch.cat([prompt, given.to(prompt)]))
+            spoken = table(torch.tensor(answer.ids, device=self._handle.device))
+            rows.append(torch.cat([prompt, spoken.to(prompt)]))
         joined, mask = _left_pad(rows)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         keep = max(len(a.ids) for a in answers) + 1

@@ -84,9 +84,9 @@ def mixtures(modules: Mapping[str, Any]) -> Iterator[tuple[str, ExpertSizes]]:
         modules: ``dict(model.named_modules())``.
     """
     for path, module in modules.items():
-        found = layout(module)
-        if found is not None:
-            yield path, found
+        sizes = layout(module)
+        if sizes is not None:
+            yield path, sizes
 
 
 def _plain(weight: Any) -> bool:
@@ -106,7 +106,7 @@ def adopt(model: nn.Module) -> list[tuple[Any, str | None]]:
     """Has lesion's function compute a model's experts from now on.
 
     Returns:
-        The configurations that were changed, with what they said before.
+        The configurations that were changed, with what they held before.
     """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -114,8 +114,8 @@ def adopt(model: nn.Module) -> list[tuple[Any, str | None]]:
     modules: list[Any] = [m for m in model.modules() if layout(m) is not None]
     configs: dict[int, Any] = {id(m.config): m.config for m in modules}
     before = [(config, config._experts_implementation) for config in configs.values()]
-    for config, said in before:
-        if said != IMPLEMENTATION:
+    for config, former in before:
+        if former != IMPLEMENTATION:
             config._experts_implementation = IMPLEMENTATION
     return before
 
@@ -127,9 +127,9 @@ def adopted(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for config, said in before:
-            if said != IMPLEMENTATION:
-                config._experts_implementation = said
+        for config, former in before:
+            if former != IMPLEMENTATION:
+                config._experts_implementation = former
 
 
 # -- attaching -------------------------------------------------------------------------------------------------------------

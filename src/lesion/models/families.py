@@ -21,7 +21,8 @@ class Family:
         unreachable: Given the config, patterns (matched at the start of a path) of modules whose output never reaches
             the answer.
         padded_by: Pattern of a path -> name of the input whose attention mask says which of that module's tokens are
-            padding. Language modules are padded by ``attention_mask``; all others have no padding.
+            padding; tokens that it has before those of the mask (a Q-Former's queries) are none. Language modules are padded by
+            ``attention_mask``; all others have no padding.
         embeds: The language model knows nothing of the image but the ``inputs_embeds`` that it is called with, and can
             generate from them; see :class:`lesion.models.engines.EmbedsEngine`. False is always right, and slower.
         rows_are_samples: In every module the first dimension of an activation is the batch's, so that several samples can
@@ -54,7 +55,7 @@ FAMILIES = {
     "gemma3": Family(projections=("model.multi_modal_projector",)),  # a bare parameter
     "instructblip": Family(
         unreachable=_instructblip_unreachable,
-        padded_by={r"qformer\.encoder\.layer\.\d+\.(intermediate|output)\.": "qformer_attention_mask"},
+        padded_by={r"qformer\.encoder\.layer\.\d+\.(attention\.output|intermediate|output)\.": "qformer_attention_mask"},
         embeds=True, rows_are_samples=True,
     ),
     "llava": Family(embeds=True, rows_are_samples=True),

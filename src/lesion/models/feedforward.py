@@ -67,7 +67,7 @@ _AT_A_TIME = 512
 
 @dataclass(frozen=True)
 class FeedForward:
-    """A network that was found.
+    """A feed-forward network.
 
     Attributes:
         parent: Path of its parent module; ``""`` for the model itself.
@@ -109,10 +109,10 @@ def networks(modules: Mapping[str, Any]) -> Iterator[FeedForward]:
         _check_gated(modules, parent)
         taken: set[str] = set()
         for names in NAMES:
-            found = _fit(modules, parent, names)
-            if found is not None and names.out not in taken:
+            network = _fit(modules, parent, names)
+            if network is not None and names.out not in taken:
                 taken.add(names.out)
-                yield found
+                yield network
 
 
 def _check_gated(modules: Mapping[str, Any], parent: str) -> None:
@@ -166,9 +166,9 @@ def column_norms(module: Any) -> torch.Tensor:
 def linear_layers(modules: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Path and fan-out of every linear layer."""
     for path, module in modules.items():
-        found = fans(module)
-        if found is not None:
-            yield path, found[1]
+        sizes = fans(module)
+        if sizes is not None:
+            yield path, sizes[1]
 
 
 _LIKELY = re.compile(r"(MLP|Mlp|FeedForward|FFN|Experts|ActDense)$")

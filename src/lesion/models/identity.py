@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,19 +53,20 @@ def identity_of(model: Any, name: str, checkpoint: str | None = None) -> Identit
         weights = hash_weights(model)
         if checkpoint and key:
             _keep(checkpoint, key, weights)
-    return Identity(name, weights, revision, edits)
+    return Identity(name, weights, revision, str(model.dtype).removeprefix("torch."), edits)
 
 
 def hash_weights(model: Any) -> str:
     """Hash of names, shapes, dtypes and values of the whole state, 32 hexadecimal digits."""
     text = hashlib.sha256()
-    # A tensor that has two names (tied embeddings) is read once.
-    known: dict[tuple[Any, ...], tuple[int, int]] = {}
+    # A tensor that has two names (tied embeddings) is read once. One that was fetched from a disk is gone after its turn, and
+    # another may then stand at its address: such an entry is dead.
+    known: dict[tuple[Any, ...], tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
     for name, tensor in tensors(model):
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if place not in known:
-            known[place] = hash_tensor(tensor)
-        text.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{known[place]}".encode())
+        if place not in known or known[place][0]() is None:
+            known[place] = weakref.ref(tensor), hash_tensor(tensor)
+        text.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{known[place][1]}".encode())
     return text.hexdigest()[:32]
 
 
@@ -74,7 +76,10 @@ def hash_tensor(tensor: torch.Tensor) -> tuple[int, int]:
 
     if tensor.device.type == "meta":
         raise ModelError("a weight is on the meta device and has no values; expected a loaded model")
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    data = tensor.detach().contiguous().reshape(-1)
+    if data.numel() == 1:
+        data = data.as_strided((1,), (1,), data.storage_offset())  # one entry is contiguous whatever its stride
+    data = data.view(torch.uint8)
     rest = data.numel() % 8
     if rest:
         data = torch.nn.functional.pad(data, (0, 8 - rest))
@@ -118,11 +123,12 @@ def _cache_key(model: Any, checkpoint: str) -> dict[str, Any] | None:
     folder = Path(checkpoint)
     if not folder.is_dir():
         return None
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".gguf") and p.is_file())
+    weights = (".safetensors", ".bin", ".gguf")
+    files = sorted(p for p in folder.iterdir() if (p.suffix in weights or p.name == "config.json") and p.is_file())
     stats = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files}
     if sum(size for size, _ in stats.values()) < CACHED_FROM:
         return None
-    loaded = f"{type(model).__name__} {model.dtype} {getattr(model, 'quantization_method', None)}"
+    loaded = f"{type(model).__name__} {model.dtype} {getattr(model.config, 'quantization_config', None)}"
     return {"files": stats, "loaded": loaded}
 
 

@@ -19,9 +19,9 @@ def run_device(model: Any) -> torch.device:
     if model.device.type != "meta":
         return model.device
     for module in model.modules():
-        found = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-        if found is not None:
-            return torch.device(found)
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
     return model.device
 
 
@@ -31,9 +31,9 @@ def fetch(module: nn.Module, name: str) -> torch.Tensor:
     Raises:
         ModelError: It is on no device, and no hook of accelerate's knows where it is.
     """
-    found: torch.Tensor = getattr(module, name)
-    if found.device.type != "meta":
-        return found
+    value: torch.Tensor = getattr(module, name)
+    if value.device.type != "meta":
+        return value
     outer: Any = getattr(module, "_hf_hook", None)
     for hook in getattr(outer, "hooks", [outer]):
         kept = getattr(hook, "weights_map", None)

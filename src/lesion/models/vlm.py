@@ -46,10 +46,13 @@ class VisionLanguageModel(ModelHandle):
         """How it is run from a prompt on."""
         return EmbedsEngine(self) if self.structure.family.embeds and not self.is_encoder_decoder else WholeEngine(self)
 
-    def identity(self) -> Identity:
-        """Which model it is now: its weights are read anew each time, since they may have been edited."""
-        checkpoint, self._checkpoint = self._checkpoint, None
-        return identity_of(self.model, self.name, checkpoint)
+    def identity(self, untouched: bool = False) -> Identity:
+        """Which model it is now: its weights are read anew each time, since they may have been edited.
+
+        Args:
+            untouched: The caller has just loaded it and knows that its weights are the checkpoint's, whose kept hash will do.
+        """
+        return identity_of(self.model, self.name, self._checkpoint if untouched else None)
 
     # -- inputs ------------------------------------------------------------------------------------------------------
     def prompt(self, sample: Sample | Image.Image, prompt: str | None = None) -> Prompt:

@@ -1,7 +1,7 @@
 """Every experiment of arXiv 2512.00918, and the checks that it lacks: one module a part.
 
 >>> from lesion.paper import opened, paper, where
->>> found = paper(["tiny-llava"], quick=True)  # all of them, with tables, figures and a summary
+>>> everything = paper(["tiny-llava"], quick=True)  # all of them, with tables, figures and a summary
 >>> with opened("tiny-llava", quick=True) as subject:  # or one by one
 ...     where(subject).table()
 """
@@ -12,8 +12,9 @@ from lesion.paper.expected import expected
 from lesion.paper.luck import luck
 from lesion.paper.masks import masks
 from lesion.paper.methods import methods
+from lesion.paper.opening import opened
 from lesion.paper.plan import Plan
-from lesion.paper.run import Paper, opened, paper
+from lesion.paper.run import Paper, paper
 from lesion.paper.stability import stability
 from lesion.paper.two_stages import two_stages
 from lesion.paper.verdict import judge

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lesion.ablation.measure import Ablation
+from lesion.core.criterion import Decision
 from lesion.core.neurons import Neuron
 from lesion.core.similarity import jaccard, rank_correlation
 from lesion.core.tables import Rows
+from lesion.paper.cell import Cell
 from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
-from lesion.study.bench import Measurement
+from lesion.paper.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +42,7 @@ class Transfer:
     ranked_on: str
     measured_on: str
     masked: int
-    collapsed: bool
+    decision: Decision
     decades: float | None
     clip_score: float | None
     intact_clip_score: float | None
@@ -50,7 +52,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Categories(Part):
-    """The counterpart of the paper's tables by object category, and the transfer between them."""
+    """The counterpart of the paper's tables by object category, and the transfer between them.
+
+    Attributes:
+        model: See :class:`lesion.paper.part.Part`.
+        cells: Category -> curve, ranked and measured on its images.
+        pairs: Every two categories.
+        transfers: From every category with a critical set to every category.
+    """
 
     name = "categories"
     title = "Object categories"
@@ -67,30 +76,42 @@ class Categories(Part):
     def words(self) -> list[str]:
         if not self.cells:
             return ["The data has no categories, so there is nothing to compare."]
-        stars = {name: cell.collapse.k_star for name, cell in self.cells.items()}
-        known = [k for k in stars.values() if k is not None]
-        if not known:
-            return [f"None of the {len(stars)} categories has a collapse."]
-        span = f"{min(known):,}" if min(known) == max(known) else f"{min(known):,} to {max(known):,}"
-        lines = [f"k* is {span} in {len(known)} of {len(stars)} categories."]
+        total = len(self.cells)
+        with_star = {name: cell for name, cell in self.cells.items() if cell.k_star is not None}
+        undecided = [name for name, cell in self.cells.items() if cell.k_star is None and cell.collapse.undecided]
+        open_ones = [f"The samples do not decide k* in: {', '.join(undecided)}."] if undecided else []
+        if not with_star:
+            return [f"None of the {total} categories has a k*.", *open_ones]
+        stars = [cell.k_star or 0 for cell in with_star.values()]
+        span = f"{min(stars):,}" if min(stars) == max(stars) else f"{min(stars):,} to {max(stars):,}"
+        sizes = sorted({cell.collapse.samples for cell in self.cells.values()})
+        images = f"{sizes[0]} to {sizes[-1]} samples" if len(sizes) > 1 else f"{sizes[0]} samples"
+        lines = [f"k* is {span} in {len(with_star)} of {total} categories, each measured on {images}.", *open_ones]
         counts = Counter(self.shared.values())
-        lines.append(
-            f"{counts[len(stars)]:,} neurons are critical for every category, {counts[1]:,} for one alone, "
-            f"of {len(self.shared):,} that are critical for any."
-        )
+        if len(with_star) > 1:
+            every = "every category" if len(with_star) == total else f"each of these {len(with_star)}"
+            lines.append(
+                f"{counts[len(with_star)]:,} neurons are critical for {every}, {counts[1]:,} for one alone, "
+                f"of {len(self.shared):,} that are critical for any."
+            )
         across = [t for t in self.transfers if t.ranked_on != t.measured_on]
-        fallen = sum(t.collapsed for t in across)
-        lines.append(f"Masking one category's critical set collapses another category in {fallen} of {len(across)} cases.")
+        if across:
+            decisions = Counter(t.decision for t in across)
+            unsure = f" {decisions['undecided']} are undecided." if decisions["undecided"] else ""
+            lines.append(
+                f"Masking one category's critical set collapses another category in {decisions['collapsed']} of "
+                f"{len(across)} cases.{unsure}"
+            )
         return lines
 
     def table(self) -> Rows:
-        return [{"category": n, **cell.row(), "curve": cell.name} for n, cell in self.cells.items()]
+        return [{"category": name, **cell.row(), "curve": cell.name} for name, cell in self.cells.items()]
 
     def more_tables(self) -> dict[str, Rows]:
         rows: list[dict[str, Any]] = []
         for neuron, count in self.shared.most_common():
-            where = [name for name, cell in self.cells.items() if neuron in cell.critical]
-            rows.append({"neuron": str(neuron), "categories": count, "critical_for": " ".join(where)})
+            critical_for = [name for name, cell in self.cells.items() if neuron in cell.critical]
+            rows.append({"neuron": str(neuron), "categories": count, "critical_for": ", ".join(critical_for)})
         return {
             "pairs": [vars(p) for p in self.pairs],
             "transfer": [vars(t) for t in self.transfers],
@@ -103,30 +124,36 @@ class Categories(Part):
 
         figure, axes = new_figure(1, 2, width=10.0, height=4.6)
         if not self.cells:
-            for place in axes[0]:
-                place.set_axis_off()
+            for panel in axes[0]:
+                panel.set_axis_off()
             figure.suptitle(f"{self.model}: the data has no categories", fontsize=9)
             return figure
         names, left, right = list(self.cells), *axes[0]
-        at = {name: i for i, name in enumerate(names)}
-        moved = np.full((len(names), len(names)), np.nan)
-        alike = np.eye(len(names))
+        row_of = {name: i for i, name in enumerate(names)}
+        rises = np.full((len(names), len(names)), np.nan)
+        alike = np.full_like(rises, np.nan)
+        for name, cell in self.cells.items():
+            if len(cell.critical):
+                alike[row_of[name], row_of[name]] = 1
         for t in self.transfers:
-            moved[at[t.ranked_on], at[t.measured_on]] = np.nan if t.decades is None else t.decades
+            rises[row_of[t.ranked_on], row_of[t.measured_on]] = np.nan if t.decades is None else t.decades
         for p in self.pairs:
-            alike[at[p.one], at[p.other]] = alike[at[p.other], at[p.one]] = np.nan if p.jaccard is None else p.jaccard
-        for place, values, title, top in (
-            (left, moved, "log10 of the perplexity's rise (dot: collapsed)", None),
+            i, j = row_of[p.one], row_of[p.other]
+            alike[i, j] = alike[j, i] = np.nan if p.jaccard is None else p.jaccard
+        for panel, values, title, top in (
+            (left, rises, "log10 of the perplexity's rise (dot: collapsed, ?: undecided)", None),
             (right, alike, "Jaccard of the critical sets", 1.0),
         ):
-            image = place.imshow(values, cmap="viridis", vmin=0, vmax=top)
-            place.set_xticks(range(len(names)), names, rotation=45, fontsize=8, ha="right")
-            place.set_yticks(range(len(names)), names, fontsize=8)
-            place.set_title(title, fontsize=9)
-            figure.colorbar(image, ax=place, shrink=0.8)
+            image = panel.imshow(values, cmap="viridis", vmin=0, vmax=top)
+            panel.set_xticks(range(len(names)), names, rotation=45, fontsize=8, ha="right")
+            panel.set_yticks(range(len(names)), names, fontsize=8)
+            panel.set_title(title, fontsize=9)
+            figure.colorbar(image, ax=panel, shrink=0.8)
+        marks: dict[Decision, str] = {"collapsed": "o", "undecided": "$?$"}
         for t in self.transfers:
-            if t.collapsed:
-                left.plot(at[t.measured_on], at[t.ranked_on], "o", color="white", markeredgecolor="black", markersize=5)
+            if t.decision in marks:
+                left.plot(row_of[t.measured_on], row_of[t.ranked_on], marker=marks[t.decision], color="white",
+                          markeredgecolor="black", markersize=5)  # fmt: skip
         left.set_xlabel("measured on")
         left.set_ylabel("ranked on")
         figure.suptitle(f"{self.model}: critical neurons by object category", fontsize=9)
@@ -140,10 +167,10 @@ def categories(subject: Subject) -> Categories:
         subject: The model, with its images by category.
     """
     role = subject.plan.role
-    measures = {name: subject.measuring(measured) for name, (_, measured) in subject.categories.items()}
+    ablations = {name: subject.ablation(measured) for name, (_, measured) in subject.categories.items()}
     cells = {
-        name: subject.cell(f"language {role}, {name}", subject.ranking("language", role, "can", ranked), measures[name])
-        for name, (ranked, _) in subject.categories.items()
+        name: subject.cell("language", role, f"language {role}, {name}", ranked=ranked, measured=measured)
+        for name, (ranked, measured) in subject.categories.items()
     }
     pairs = []
     for one, other in combinations(cells, 2):
@@ -155,7 +182,7 @@ def categories(subject: Subject) -> Categories:
             )
         )  # fmt: skip
     transfers = [
-        _transfer(one, other, cells[one], cells[other], measures[other])
+        _transfer(one, other, cells[one], ablations[other])
         for one in cells
         if len(cells[one].critical)
         for other in cells
@@ -163,13 +190,11 @@ def categories(subject: Subject) -> Categories:
     return Categories(subject.name, cells, tuple(pairs), tuple(transfers))
 
 
-def _transfer(one: str, other: str, ranked: Cell, measured: Cell, measure: Measurement) -> Transfer:
-    critical = ranked.critical
-    point, intact = measure(critical), measured.curve.intact
+def _transfer(one: str, other: str, ranked: Cell, ablation: Ablation) -> Transfer:
+    point, intact = ablation(ranked.critical), ablation.baseline.intact
     after, before = point.metrics["nll_reference"], intact.metrics["nll_reference"]
     return Transfer(
-        one, other, len(critical), measure.judge.collapsed(point),
+        one, other, point.k, ablation.decide(point),
         None if after is None or before is None else (after - before) / float(np.log(10)),
-        point.metrics["clip_score"], intact.metrics["clip_score"], measure.key(critical),
-        measured.keys[0],
+        point.metrics["clip_score"], intact.metrics["clip_score"], point.key, intact.key,
     )  # fmt: skip

@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesion.ablation.evaluator import usable_masks
-from lesion.core.curve import Evaluation
+from lesion.core.criterion import Decision
+from lesion.core.evaluation import Evaluation
 from lesion.core.tables import Rows
-from lesion.hooks.intervene import VALUES
-from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
+from lesion.hooks.intervene import get_intervention
+from lesion.paper.cell import EFFECT, Cell
+from lesion.paper.part import Part, of_metrics
+from lesion.paper.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MASKS = ("zero", "mean", "class-mean")
+"""Names of the interventions that are compared."""
+
 
 @dataclass(frozen=True)
-class Replaced:
-    """The critical set of a role (found with zero), set to something."""
+class MaskEffect:
+    """What one intervention on the critical set of a role does; the set is that of zero."""
 
     role: str
-    value: str
+    mask: str
     neurons: int
-    collapsed: bool
+    decision: Decision
     point: Evaluation
-    evaluation: str
 
 
 @dataclass(frozen=True)
@@ -36,83 +40,77 @@ class Masks(Part):
 
     Attributes:
         model: See :class:`lesion.paper.part.Part`.
-        replaced: The critical set of every role, with every value.
-        cells: Value -> curve of the plan's role.
+        effects: Every intervention on the critical set of every role.
+        cells: Name of the intervention -> curve of the plan's role.
     """
 
     name = "masks"
     title = "What masking means"
     model: str
-    replaced: tuple[Replaced, ...]
+    effects: tuple[MaskEffect, ...]
     cells: dict[str, Cell]
 
     def words(self) -> list[str]:
         lines = []
-        for role in dict.fromkeys(r.role for r in self.replaced):
-            inside = [r for r in self.replaced if r.role == role]
-            does = "; ".join(f"{r.value} {'collapses' if r.collapsed else 'does not collapse'} the model" for r in inside)
+        for role in dict.fromkeys(e.role for e in self.effects):
+            inside = [e for e in self.effects if e.role == role]
+            does = "; ".join(f"{e.mask} {EFFECT[e.decision]}" for e in inside)
             lines.append(f"{role}, the critical {inside[0].neurons:,} neurons: {does}.")
-        stars = [
-            f"{value} {cell.collapse.k_star:,}" if cell.collapse.k_star is not None
-            else f"{value} none up to {cell.collapse.largest_k:,}"
-            for value, cell in self.cells.items()
-        ]  # fmt: skip
-        lines.append(f"k* with each value, on its own curve: {', '.join(stars)}.")
-        left_out = [value for value in VALUES if value not in self.cells]
-        if left_out:
-            lines.append(f"Not for this model: {', '.join(left_out)}; see docs/limitations.md.")
+        stars = ", ".join(f"{mask} {cell.star()}" for mask, cell in self.cells.items())
+        lines.append(f"k* with each mask, on its own curve: {stars}.")
+        missing = [mask for mask in MASKS if mask not in self.cells]
+        if missing:
+            lines.append(f"Not for this model: {', '.join(missing)}; see docs/limitations.md.")
         return lines
 
     def table(self) -> Rows:
-        rows: list[dict[str, Any]] = []
-        for r in self.replaced:
-            shown = {n: r.point.metrics[n] for n in ("ppl_reference", "nll_reference", "clip_score", "exact_match", "kl")}
-            rows.append({"role": r.role, "value": r.value, "neurons": r.neurons, "collapsed": r.collapsed, **shown,
-                         "evaluation": r.evaluation})  # fmt: skip
+        shown = ("ppl_reference", "nll_reference", "clip_score", "exact_match", "kl")
+        rows: list[dict[str, Any]] = [
+            {"role": e.role, "mask": e.mask, "neurons": e.neurons, "decision": e.decision,
+             **of_metrics(e.point.metrics, *shown), "evaluation": e.point.key}
+            for e in self.effects
+        ]  # fmt: skip
         return rows
 
     def more_tables(self) -> dict[str, Rows]:
-        """k* with each value."""
-        return {"curves": [{"value": value, **cell.row(), "curve": cell.name} for value, cell in self.cells.items()]}
+        """k* with each mask."""
+        return {"curves": [{"mask": mask, **cell.row(), "curve": cell.name} for mask, cell in self.cells.items()]}
 
     def plot(self) -> Figure:
-        """The perplexity of the intact answers against k, with each value."""
-        from lesion.report.figures import BLUE, GREEN, ORANGE, k_axis, new_figure, number
+        """The perplexity of the intact answers against k, with each mask."""
+        from lesion.report.figures import BLUE, GREEN, ORANGE, new_figure, number
+        from lesion.report.plots import k_axis
 
         figure, axes = new_figure()
-        place = axes[0, 0]
+        panel = axes[0, 0]
         longest = max(self.cells.values(), key=lambda cell: cell.curve.ks[-1])
-        k_axis(place, longest.curve, longest.collapse)
-        for (value, cell), colour, marker in zip(self.cells.items(), (ORANGE, BLUE, GREEN), "os^", strict=False):
+        k_axis(panel, longest.curve, longest.collapse)
+        for (mask, cell), colour, marker in zip(self.cells.items(), (ORANGE, BLUE, GREEN), "os^", strict=False):
             decades = np.array([number(p.metrics["nll_reference"]) for p in cell.curve]) / np.log(10)
-            place.plot(cell.curve.ks, decades, f"{marker}-", color=colour, markersize=4, label=value)
-        place.set_ylabel("log10 perplexity of the intact answers")
-        place.legend(frameon=False, fontsize=8)
+            panel.plot(cell.curve.ks, decades, f"{marker}-", color=colour, markersize=4, label=mask)
+        panel.set_ylabel("log10 perplexity of the intact answers")
+        panel.legend(frameon=False, fontsize=8)
         figure.suptitle(f"{self.model}: what a masked neuron is set to", fontsize=9)
         return figure
 
 
 def masks(subject: Subject) -> Masks:
-    """Masks the critical sets with every value, and sweeps the plan's role with every value.
+    """Applies every intervention to the critical sets of zero, and sweeps the plan's role with each.
 
     Args:
-        subject: The model; the critical sets are those of zero.
+        subject: The model; the critical sets are shared with other parts.
     """
-    replaced, role = [], subject.plan.role
-    vlm = subject.bench.vlm
-    usable = usable_masks(vlm, vlm.sites.select("language"))
-    by_value = {value: subject.measuring(mask=value) for value in usable}
-    for other in subject.roles("language"):
-        critical = subject.place("language", other).critical
+    effects, role = [], subject.plan.role
+    vlm = subject.session.vlm
+    usable = [mask for mask in usable_masks(vlm, vlm.sites.select("language")) if mask in MASKS]
+    interventions = {mask: get_intervention(mask) for mask in usable}
+    for other in subject.language_roles():
+        critical = subject.cell("language", other).critical
         if len(critical):
-            for value, measure in by_value.items():
-                point = measure(critical)
-                fallen = measure.judge.collapsed(point)
-                replaced.append(Replaced(other, value, len(critical), fallen, point, measure.key(critical)))
-    cells = {
-        value: subject.place("language", role)
-        if value == "zero"
-        else subject.cell(f"language {role}, {value} mask", subject.ranking("language", role), measure)
-        for value, measure in by_value.items()
-    }
-    return Masks(subject.name, tuple(replaced), cells)
+            for mask, act in interventions.items():
+                ablation = subject.ablation(intervention=act)
+                point = ablation(critical)
+                effects.append(MaskEffect(other, mask, len(critical), ablation.decide(point), point))
+    labels = {mask: f"language {role}" if mask == "zero" else f"language {role}, {mask} mask" for mask in usable}
+    cells = {mask: subject.cell("language", role, labels[mask], intervention=act) for mask, act in interventions.items()}
+    return Masks(subject.name, tuple(effects), cells)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lesion.ablation.minimal import Minimal
 from lesion.core.tables import Rows
+from lesion.paper.cell import Cell
 from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
-from lesion.scoring.scorers import ScoreOptions, get_scorer
+from lesion.paper.subject import Subject
+from lesion.scoring.options import ScoreOptions
+from lesion.scoring.scorers import get_scorer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,12 +26,12 @@ class Method:
 
     Attributes:
         group: What is varied: alpha, aggregate, positions or scorer.
-        label: Its value.
+        label: Its value, for people.
         passes: What its ranking takes by itself; lesion computes all scorers of one set of options together.
         cell: Its curve.
         minimal: The minimal set within its top k*; None without a collapse, or with too large a k* to try.
-        expected: How many of the known neurons (:mod:`lesion.study.published`) its top k* has, and how many there are; None where
-            nothing is known.
+        expected: How many of the known neurons (:mod:`lesion.study.published`) its top k* has, and how many there are; None
+            where nothing is known.
     """
 
     group: str
@@ -47,7 +49,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Methods(Part):
-    """What the paper leaves open about CAN, and what it does not compare with, side by side."""
+    """What the paper leaves open about CAN, and what it does not compare with, side by side.
+
+    Attributes:
+        model: See :class:`lesion.paper.part.Part`.
+        role: Of the language model, whose neurons are ranked.
+        methods: Every way to rank them.
+    """
 
     name = "methods"
     title = "The method against others"
@@ -58,22 +66,23 @@ class Methods(Part):
     @property
     def best(self) -> Method | None:
         """The smallest verified set; among equals the smaller k*, then fewer passes."""
-        found = [m for m in self.methods if m.minimal is not None and m.minimal.verified]
+        verified = [m for m in self.methods if m.minimal is not None and m.minimal.verified]
 
         def cost(method: Method) -> tuple[int, int, int]:
             size = len(method.minimal.neurons) if method.minimal else 0
-            return size, method.cell.collapse.k_star or 0, sum(method.passes)
+            return size, method.cell.k_star or 0, sum(method.passes)
 
-        return min(found, key=cost, default=None)
+        return min(verified, key=cost, default=None)
 
     def words(self) -> list[str]:
-        stars = [(m.label, m.cell.collapse.k_star) for m in self.methods]
-        reached = [k for _, k in stars if k is not None]
-        if not reached:
-            return ["No ranking collapses the model."]
-        least = min(reached)
-        first = "; ".join(label for label, k in stars if k == least)
-        lines = [f"The smallest k*, {least:,}, is reached by: {first}."]
+        stars = [m.cell.k_star for m in self.methods if m.cell.k_star is not None]
+        if not stars:
+            return [f"No ranking has a k*: {'; '.join(f'{m.label} {m.cell.star()}' for m in self.methods)}."]
+        first = "; ".join(m.label for m in self.methods if m.cell.k_star == min(stars))
+        lines = [f"The smallest k*, {min(stars):,}, is reached by: {first}."]
+        undecided = [m.label for m in self.methods if m.cell.collapse.undecided]
+        if undecided:
+            lines.append(f"The samples do not decide every k that was tried of: {'; '.join(undecided)} (see the table).")
         best = self.best
         if best is not None and best.minimal is not None:
             size = len(best.minimal.neurons)
@@ -85,12 +94,8 @@ class Methods(Part):
             )
         else:
             lines.append("No ranking's k* is small enough for a minimal set to be verified neuron by neuron.")
-        for method in self.methods:
-            if method.label == "random":
-                k_star, largest = method.cell.collapse.k_star, method.cell.collapse.largest_k
-                lines.append(f"A random order needs k* = {k_star:,}." if k_star is not None
-                             else f"A random order does not collapse the model up to k = {largest:,}.")  # fmt: skip
-        return lines
+        random = [m for m in self.methods if m.cell.key.scorer == "random"]
+        return lines + [f"In a random order: {m.cell.clause()}." for m in random]
 
     def table(self) -> Rows:
         rows: list[dict[str, Any]] = []
@@ -100,34 +105,29 @@ class Methods(Part):
                 "varied": m.group, "method": m.label, **m.cell.row(),
                 "minimal": len(m.minimal.neurons) if m.minimal else None,
                 "verified": m.minimal.verified if m.minimal else None,
-                "expected_found": known, "expected": total, "forward": m.passes[0], "backward": m.passes[1],
+                "known_in_top_k_star": known, "known": total, "forward": m.passes[0], "backward": m.passes[1],
                 "masks": m.masks, "curve": m.cell.name,
             })  # fmt: skip
         return rows
 
     def plot(self) -> Figure:
         """k* of every method, with its interval, and the size of the verified minimal set."""
-        from lesion.report.figures import BLUE, GREY, ORANGE, new_figure, outside_legend
+        from lesion.paper.drawing import draw_star
+        from lesion.report.figures import BLUE, new_figure, outside_legend
 
         figure, axes = new_figure(width=7.0, height=0.24 * len(self.methods) + 1.6)
-        place = axes[0, 0]
+        panel = axes[0, 0]
         for y, m in enumerate(self.methods):
-            found = m.cell.collapse
-            if found.k_star is None:
-                place.plot(found.largest_k, y, ">", color=GREY, markerfacecolor="none", label="no collapse up to here")
-                continue
-            low, high = found.k_star_ci
-            place.plot([low or found.k_star, high or found.largest_k], [y, y], "-", color=ORANGE, linewidth=1.5)
-            place.plot(found.k_star, y, "o", color=ORANGE, label="k*, 95 % interval over images")
+            draw_star(panel, m.cell, y)
             if m.minimal is not None and m.minimal.verified:
-                place.plot(len(m.minimal.neurons), y, "|", color=BLUE, markersize=11, markeredgewidth=2,
+                panel.plot(len(m.minimal.neurons), y, "|", color=BLUE, markersize=11, markeredgewidth=2,
                            label="verified minimal set")  # fmt: skip
-        place.set_xscale("log")
-        place.set_yticks(range(len(self.methods)), [m.label for m in self.methods], fontsize=8)
-        place.invert_yaxis()
-        place.set_xlabel("number of neurons")
-        place.grid(axis="x", alpha=0.3)
-        outside_legend(figure, place)
+        panel.set_xscale("log")
+        panel.set_yticks(range(len(self.methods)), [m.label for m in self.methods], fontsize=8)
+        panel.invert_yaxis()
+        panel.set_xlabel("number of neurons")
+        panel.grid(axis="x", alpha=0.3)
+        outside_legend(figure, panel)
         figure.suptitle(f"{self.model}: language {self.role}, by ranking", fontsize=9)
         return figure
 
@@ -138,7 +138,7 @@ def methods(subject: Subject) -> Methods:
     Args:
         subject: The model; the images are the same for all.
     """
-    plan, usual = subject.plan, subject.bench.options.scoring()
+    plan, usual = subject.plan, subject.session.options.scoring()
     ways: list[tuple[str, str, str, ScoreOptions]] = [
         *(("alpha", f"can, alpha {a:g}", "can", replace(usual, alpha=a)) for a in plan.alphas),
         *(("aggregate", f"can, {a} over tokens", "can", replace(usual, aggregate=a)) for a in plan.aggregates),
@@ -149,10 +149,13 @@ def methods(subject: Subject) -> Methods:
 
 
 def _method(subject: Subject, group: str, label: str, scorer: str, options: ScoreOptions) -> Method:
-    cell = subject.method(label, scorer, None if options == subject.bench.options.scoring() else options)
-    k_star, minimal = cell.collapse.k_star, None
-    if k_star is not None and k_star <= subject.bench.options.minimal_limit:
-        minimal = subject.measuring().minimal(cell.ranking, k_star)
-    truth = subject.known_neurons(subject.plan.role)
+    role = subject.plan.role
+    usual = scorer == "can" and options == subject.session.options.scoring()
+    name = f"language {role}" if usual else f"language {role}, {label}"
+    cell = subject.cell("language", role, name, scorer=scorer, options=options)
+    minimal = None
+    if cell.k_star is not None and cell.k_star <= subject.session.options.minimal_limit:
+        minimal = subject.ablation().minimal(cell.ranking, cell.k_star)
+    truth = subject.known_neurons(role)
     expected = None if truth is None else (len(truth & cell.critical), len(truth))
     return Method(group, label, get_scorer(scorer).passes(options), cell, minimal, expected)

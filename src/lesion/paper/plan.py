@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lesion.core.errors import OptionError
 from lesion.core.sites import Role
-from lesion.scoring.scorers import AGGREGATES, POSITIONS, Aggregate, Positions, ScoreOptions, get_scorer, rankers
+from lesion.scoring.options import AGGREGATES, POSITIONS, Aggregate, Positions, ScoreOptions
+from lesion.scoring.scorers import get_scorer, rankers
 from lesion.study.options import first_complaint
 from lesion.study.published import known
 
@@ -32,14 +33,14 @@ class Plan(BaseModel):
     expect: str | None = Field(None, description="whose known coordinates; default: by the model's name")
 
     @classmethod
-    def parse(cls, **given: Any) -> Plan:
+    def parse(cls, **options: Any) -> Plan:
         """Checks a plan.
 
         Raises:
             OptionError: A value that makes no sense; one line for the first of them.
         """
         try:
-            plan = cls(**given)
+            plan = cls(**options)
         except ValidationError as error:
             raise OptionError(first_complaint(error, cls)) from None
         for name in plan.scorers:
@@ -53,8 +54,9 @@ class Plan(BaseModel):
 
 
 QUICK_PLAN: dict[str, Any] = {
-    "per_category": 4, "alphas": (0.0, 0.5, 1.0), "aggregates": ("mean", "max"), "position_sets": ("all", "answer"),
+    "per_category": 8, "alphas": (0.0, 0.5, 1.0), "aggregates": ("mean", "max"), "position_sets": ("all", "answer"),
     "image_counts": (1, 2), "trials": 12,
 }  # fmt: skip
-QUICK_STUDY: dict[str, Any] = {"samples": 8, "controls": 3, "max_new_tokens": 32}
-"""What ``--quick`` changes; what a user gives goes before it."""
+QUICK_STUDY: dict[str, Any] = {"samples": 8, "controls": 5, "max_new_tokens": 32}
+"""What ``--quick`` changes; the options of a user go before it. Fewer images or controls could tell nothing: an interval takes
+four measured images, and five random sets are the fewest that can show that luck does less."""

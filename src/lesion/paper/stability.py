@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from lesion.core.similarity import jaccard, overlap, rank_correlation
 from lesion.core.tables import Rows
 from lesion.data.samples import halves
+from lesion.paper.cell import Cell
 from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
+from lesion.paper.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +22,13 @@ TOP = 0.01
 
 
 @dataclass(frozen=True)
-class HalvesAgree:
+class Agreement:
     """Two rankings by one scorer, from disjoint halves of the images to rank on.
 
     Attributes:
         role: Of the language model.
         scorer: What ranked.
-        rank_correlation: Spearman's, over all neurons.
+        rank_correlation: Spearman's, over all neurons; None where all scores are equal.
         overlap_top: Share of the top :data:`TOP` that both have.
         overlap_k_star: Share of the top k* that both have; k* is that of CAN on all images.
     """
@@ -45,30 +46,30 @@ class Stability(Part):
 
     Attributes:
         model: See :class:`lesion.paper.part.Part`.
+        role: Of the language model, of the curves.
         agreements: Of every role and scorer.
-        counts: Number of images to rank on -> curve of the plan's role, measured on the same images.
+        counts: Number of images to rank on -> curve of the role, measured on the same images.
     """
 
     name = "stability"
     title = "How sure k* is"
     model: str
     role: str
-    agreements: tuple[HalvesAgree, ...]
+    agreements: tuple[Agreement, ...]
     counts: dict[int, Cell]
 
     def words(self) -> list[str]:
-        stars = {count: cell.collapse.k_star for count, cell in self.counts.items()}
-        said = ", ".join(f"{k:,} from {count}" if k is not None else f"none from {count}" for count, k in stars.items())
-        full = self.counts[max(self.counts)].collapse
-        low, high = (f"{end:,}" if end is not None else "none" for end in full.k_star_ci)
+        full = self.counts[max(self.counts)]
+        interval = "" if full.k_star is None else f"; {full.collapse.interval()}"
+        stars = "; ".join(f"{count}: {cell.star()}" for count, cell in self.counts.items())
         lines = [
-            f"{self.role}: the 95 % interval of k* over the images that it is measured on is {low} to {high}.",
-            f"{self.role}: k* by the number of images that the ranking is made from: {said}.",
+            f"{self.role}: {full.clause()}{interval}.",
+            f"{self.role}, k* by the number of images that the ranking is made from, {stars}.",
         ]
         for a in self.agreements:
             if a.scorer == "can" and a.overlap_k_star is not None and a.rank_correlation is not None:
                 lines.append(
-                    f"{a.role}: CAN on two disjoint halves of the images shares {a.overlap_k_star:.0%} of the top k*; "
+                    f"{a.role}: CAN on two disjoint halves of the images shares {100 * a.overlap_k_star:.0f} % of the top k*; "
                     f"rank correlation {a.rank_correlation:.2f}."
                 )
         return lines
@@ -87,24 +88,19 @@ class Stability(Part):
 
     def plot(self) -> Figure:
         """k* with its interval against the number of images."""
-        from lesion.report.figures import BLUE, GREY, new_figure, outside_legend
+        from lesion.paper.drawing import draw_star
+        from lesion.report.figures import BLUE, new_figure, outside_legend
 
         figure, axes = new_figure(height=3.4)
-        place = axes[0, 0]
+        panel = axes[0, 0]
         for count, cell in self.counts.items():
-            found = cell.collapse
-            if found.k_star is None:
-                place.plot(count, found.largest_k, "^", color=GREY, markerfacecolor="none", label="no collapse up to here")
-                continue
-            low, high = found.k_star_ci
-            place.plot([count, count], [low or found.k_star, high or found.largest_k], "-", color=BLUE)
-            place.plot(count, found.k_star, "o", color=BLUE, label="k*, 95 % interval over images")
-        place.set_xscale("log", base=2)
-        place.set_xticks(list(self.counts), [str(count) for count in self.counts])
-        place.set_yscale("log")
-        place.set_xlabel("images to rank on")
-        place.set_ylabel("k*")
-        outside_legend(figure, place)
+            draw_star(panel, cell, count, across=False, colour=BLUE)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(list(self.counts), [str(count) for count in self.counts])
+        panel.set_yscale("log")
+        panel.set_xlabel("images to rank on")
+        panel.set_ylabel("k*")
+        outside_legend(figure, panel)
         figure.suptitle(f"{self.model}: language {self.role}, from fewer images", fontsize=9)
         return figure
 
@@ -118,19 +114,19 @@ def stability(subject: Subject) -> Stability:
     role, ranked = subject.plan.role, subject.ranked
     counts = {}
     for count in sorted({n for n in subject.plan.image_counts if n < len(ranked)}):
-        ranking = subject.ranking("language", role, "can", ranked[:count])
-        counts[count] = subject.cell(f"language {role}, ranked on {count} images", ranking, subject.measuring())
-    counts[len(ranked)] = subject.place("language", role)
+        images = "1 image" if count == 1 else f"{count} images"
+        counts[count] = subject.cell("language", role, f"language {role}, ranked on {images}", ranked=ranked[:count])
+    counts[len(ranked)] = subject.cell("language", role)
     agreements = []
     if len(ranked) > 1:
-        agreements = [_agreement(subject, r, scorer) for r in subject.roles("language") for scorer in SCORERS]
+        agreements = [_agreement(subject, r, scorer) for r in subject.language_roles() for scorer in SCORERS]
     return Stability(subject.name, role, tuple(agreements), counts)
 
 
-def _agreement(subject: Subject, role: str, scorer: str) -> HalvesAgree:
+def _agreement(subject: Subject, role: str, scorer: str) -> Agreement:
     one, other = (subject.ranking("language", role, scorer, half) for half in halves(subject.ranked))
-    k_star = subject.place("language", role).collapse.k_star
-    return HalvesAgree(
+    k_star = subject.cell("language", role).k_star
+    return Agreement(
         role, scorer, rank_correlation(one, other), overlap(one, other, math.ceil(TOP * len(one))),
         None if k_star is None else overlap(one, other, k_star),
     )  # fmt: skip

@@ -1,111 +1,80 @@
-"""A :class:`Subject`: one model on its bench, with the images of every experiment and the curves that they share."""
+"""A :class:`Subject`: one model in its session, with the images of every experiment and the curves that they share."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from lesion.core.criterion import Collapse, detect_collapse
-from lesion.core.curve import Curve
+from lesion.ablation.measure import Ablation, Control
+from lesion.core.collapse import detect_collapse
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
-from lesion.core.sites import COMPONENTS, ROLES, Role
-from lesion.core.tables import Rows
+from lesion.core.sites import ALL, COMPONENTS, ROLES, Role, Sites
 from lesion.data.samples import Sample, digest
-from lesion.hooks.intervene import VALUES
+from lesion.hooks.intervene import Intervention, Zero
+from lesion.paper.cell import Cell, CellKey, unused_name
 from lesion.paper.plan import Plan
-from lesion.scoring.scorers import ScoreOptions
-from lesion.study.bench import Bench, Measurement, mean_scorers
+from lesion.scoring.options import ScoreOptions
+from lesion.study.importances import importances as score_all
+from lesion.study.importances import note_unscored
 from lesion.study.published import Known
+from lesion.study.session import Session
+from lesion.study.statistics import SCORERS_OF, scorers_for
 
+HEAD: Role = "head"
 Halves = tuple[list[Sample], list[Sample]]
 """Samples to rank on, and samples to measure on."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the matrix: a ranking, what masking its top k does, and what that says. It outlives the model.
-
-    Attributes:
-        name: Unique within the model; the same in ``tables/curves.csv``.
-        ranking: The neurons, the most important first.
-        curve: Up to the collapse.
-        collapse: What it says.
-        keys: k -> key of the line in ``evaluations.jsonl`` that holds what was measured.
-    """
-
-    name: str
-    ranking: Ranking
-    curve: Curve
-    collapse: Collapse
-    keys: Mapping[int, str]
-
-    @property
-    def critical(self) -> NeuronSet:
-        """The top k*; empty without a collapse."""
-        return self.ranking.top(self.collapse.k_star or 0)
-
-    def row(self) -> dict[str, Any]:
-        """What every table says of a curve."""
-        found, low, high = self.collapse, *self.collapse.k_star_ci
-        return {
-            "neurons": len(self.ranking), "stage1_k": found.stage1_k, "k_star": found.k_star,
-            "share": None if found.k_star is None else found.k_star / len(self.ranking),
-            "k_star_low": low, "k_star_high": high, "largest_k": found.largest_k, "monotone": found.monotone,
-        }  # fmt: skip
-
-    def points(self) -> Rows:
-        """The curve as rows, each with its line in ``evaluations.jsonl``."""
-        return [
-            {"curve": self.name, "k": p.k, "collapsed": p.k in self.collapse.collapsed, **p.metrics,
-             "evaluation": self.keys[p.k]}
-            for p in self.curve
-        ]  # fmt: skip
 
 
 class Subject:
     """A model under all experiments; every importance and every curve is made once.
 
     Args:
-        bench: Has all samples of ``images`` and ``categories``.
+        session: Has all samples, those of the categories too.
         plan: What is varied.
-        images: The samples of all experiments but that on categories.
         categories: By category; empty where the data has none.
         truth: What is known of the model.
     """
 
-    def __init__(
-        self, bench: Bench, plan: Plan, images: Halves, categories: Mapping[str, Halves], truth: Known | None
-    ) -> None:
-        self.bench, self.plan, self.categories, self.truth = bench, plan, dict(categories), truth
-        self.ranked, self.measured = images
-        self.cells: dict[str, Cell] = {}
+    def __init__(self, session: Session, plan: Plan, categories: Mapping[str, Halves], truth: Known | None) -> None:
+        self.session, self.plan, self.categories, self.truth = session, plan, dict(categories), truth
+        self.ranked, self.measured = session.ranked, session.measured
+        wanted = (*ROLES, HEAD, plan.role)
+        self.sites = Sites(s for s in session.vlm.sites if s.role in wanted)
+        self.cells: dict[CellKey, Cell] = {}
         self._importances: dict[str, dict[str, Importance]] = {}
-        self._measures: dict[tuple[str, str], Measurement] = {}
+        self._ablations: dict[tuple[str, str], Ablation] = {}
+        self._controls: dict[CellKey, tuple[Control, ...]] = {}
 
     @property
     def name(self) -> str:
-        return self.bench.options.model
+        return self.session.options.model
 
     @property
     def components(self) -> list[str]:
         """Those with a neuron that can be reached."""
-        return [c for c in COMPONENTS if any(s.component == c and s.reachable for s in self.bench.vlm.sites)]
+        return [c for c in COMPONENTS if any(s.component == c and s.reachable for s in self.sites)]
 
     def roles(self, component: str) -> list[Role]:
-        """The roles that a component has where it can be reached."""
-        found = {s.role for s in self.bench.vlm.sites.select(component) if s.reachable}
-        return [r for r in ROLES if r in found]
+        """The roles that can be reached in a component, or in any; attention heads come last."""
+        inside = [s.role for s in self.sites if s.reachable and component in (ALL, s.component)]
+        return sorted(set(inside), key=lambda role: (ROLES.index(role) if role in ROLES else len(ROLES), role))
+
+    def language_roles(self) -> list[Role]:
+        """The roles of the language model that most experiments go through: feed-forward ones, and the plan's."""
+        return [role for role in self.roles("language") if role in (*ROLES, self.plan.role)]
 
     def known_neurons(self, role: Role) -> NeuronSet | None:
         """The language model's neurons of a role that are known to be critical; None where nothing is known."""
-        return None if self.truth is None else self.truth.neurons(self.bench.vlm.sites, role)
+        return None if self.truth is None or role not in ROLES else self.truth.neurons(self.session.vlm.sites, role)
 
     def importance(
-        self, scorer: str = "can", samples: Sequence[Sample] | None = None, options: ScoreOptions | None = None
+        self,
+        scorer: str = "can",
+        samples: Sequence[Sample] | None = None,
+        options: ScoreOptions | None = None,
+        component: str = ALL,
     ) -> Importance:
         """By one scorer.
 
@@ -113,57 +82,90 @@ class Subject:
             scorer: Name in :data:`lesion.scoring.scorers.SCORERS`.
             samples: On which; default: those to rank on, where one pass gives all scorers of the plan.
             options: Default: those of the run.
+            component: Whose sites are needed.
         """
-        shared = samples is None and options is None
-        samples, options = samples or self.ranked, options or self.bench.options.scoring()
-        values = tuple(dict.fromkeys(name for mask in VALUES for name in mean_scorers(mask)))
-        scorers = tuple(dict.fromkeys(("can", *self.plan.scorers, "activation", *values))) if shared else (scorer,)
-        text = f"{digest(samples)}{scorers}{options}"
+        samples, options = samples or self.ranked, options or self.session.options.scoring()
+        data = digest(samples)
+        scorers, sites = (scorer,), self.sites
+        shared = data == digest(self.ranked) and options == self.session.options.scoring()
+        if shared:
+            statistics = [name for names in SCORERS_OF.values() for name in names]
+            scorers = tuple(dict.fromkeys(("can", *self.plan.scorers, "activation", *statistics)))
+        elif component != ALL:
+            sites = Sites(s for s in self.sites if s.component == component)
+        text = f"{data}{scorers}{options}{[s.key for s in sites]}"
         file = f"importance/{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
         if file not in self._importances:
-            found = self.bench.importances(samples, scorers, options, file)
+            importances = score_all(self.session, samples, scorers, options, file, sites)
             if shared:
-                self.bench.say_unscored(found["can"], len(samples), self.bench.vlm.sites.select(reachable_only=True))
-            self._importances[file] = found
+                note_unscored(self.session, importances["can"], len(samples), Sites(s for s in sites if s.reachable))
+            self._importances[file] = importances
         return self._importances[file][scorer]
 
     def ranking(
         self,
         component: str,
-        role: str,
+        role: Role,
         scorer: str = "can",
         samples: Sequence[Sample] | None = None,
         options: ScoreOptions | None = None,
     ) -> Ranking:
         """Of the neurons of a component and a role; the rest as for :meth:`importance`."""
-        sites = self.bench.vlm.sites.select(component, role, reachable_only=True)
-        return Ranking(self.importance(scorer, samples, options), sites)
+        sites = self.session.vlm.sites.select(component, role, reachable_only=True)
+        return Ranking(self.importance(scorer, samples, options, component), sites)
 
-    def measuring(self, samples: Sequence[Sample] | None = None, mask: str = "zero") -> Measurement:
-        """Masks and measures; default: on the samples to measure on."""
-        chosen = samples or self.measured
-        key = digest(chosen), mask
-        if key not in self._measures:
-            means = {name: self.importance(name) for name in mean_scorers(mask)}
-            self._measures[key] = self.bench.measuring(chosen, mask, means)
-        return self._measures[key]
+    def ablation(self, samples: Sequence[Sample] | None = None, intervention: Intervention | None = None) -> Ablation:
+        """Masks and measures; default: sets to zero, on the samples to measure on."""
+        chosen, act = samples or self.measured, intervention or Zero()
+        key = digest(chosen), act.id
+        if key not in self._ablations:
+            importances = {name: self.importance(name) for name in scorers_for(act)}
+            self._ablations[key] = self.session.ablation(chosen, act, importances)
+        return self._ablations[key]
 
-    def cell(self, name: str, ranking: Ranking, measure: Measurement) -> Cell:
-        """The cell of a name; its curve is measured if it is new."""
-        if name not in self.cells:
-            limit = self.bench.options.max_k
-            curve = measure.curve(ranking, None if limit is None else min(limit, len(ranking)))
-            keys = {k: measure.key(ranking.top(k)) for k in curve.ks}
-            self.cells[name] = Cell(name, ranking, curve, detect_collapse(curve, self.bench.options.seed), keys)
-        return self.cells[name]
+    def cell(
+        self,
+        component: str,
+        role: Role,
+        label: str | None = None,
+        scorer: str = "can",
+        options: ScoreOptions | None = None,
+        ranked: Sequence[Sample] | None = None,
+        measured: Sequence[Sample] | None = None,
+        intervention: Intervention | None = None,
+    ) -> Cell:
+        """A curve; it is measured where no cell with the same key is there yet.
 
-    def place(self, component: str, role: str) -> Cell:
-        """Cell of a component and a role: CAN with the run's options, neurons set to zero."""
-        return self.cell(f"{component} {role}", self.ranking(component, role), self.measuring())
+        Args:
+            component: Whose neurons, or ``all``.
+            role: Of which kind, or ``all`` for all of feed-forward networks.
+            label: What a new cell is called. Default: component and role.
+            scorer: What ranks them.
+            options: Of the scorer. Default: those of the run.
+            ranked: On which samples they are ranked. Default: those to rank on.
+            measured: On which samples masks are measured. Default: those to measure on.
+            intervention: What becomes of them. Default: zero.
+        """
+        study, act = self.session.options, intervention or Zero()
+        options, ranked, measured = options or study.scoring(), ranked or self.ranked, measured or self.measured
+        key = CellKey(component, role, scorer, options, digest(ranked), digest(measured), act.id)
+        if key not in self.cells:
+            ranking = self.ranking(component, role, scorer, ranked, options)
+            limit = None if study.max_k is None else min(study.max_k, len(ranking))
+            curve = self.ablation(measured, act).curve(ranking, limit)
+            label = label or f"{component} {role}"
+            name = unused_name(label, {cell.name for cell in self.cells.values()})
+            collapse = detect_collapse(curve, study.seed, study.rule())
+            self.cells[key] = Cell(key, label, name, ranking, curve, collapse)
+        return self.cells[key]
 
-    def method(self, label: str, scorer: str = "can", options: ScoreOptions | None = None) -> Cell:
-        """Cell of a way to rank the language model's neurons of the plan's role."""
-        role = self.plan.role
-        if scorer == "can" and options in (None, self.bench.options.scoring()):
-            return self.place("language", role)
-        return self.cell(f"language {role}, {label}", self.ranking("language", role, scorer, None, options), self.measuring())
+    def controls(self, cell: Cell) -> tuple[Control, ...]:
+        """Sets of the size of a cell's critical set, drawn by chance; none without a critical set.
+
+        They are set to zero and measured on the samples to measure on, so the cell must be, too.
+        """
+        if cell.key not in self._controls:
+            study, activation = self.session.options, self.importance("activation")
+            drawn = self.ablation().controls(cell.critical, cell.ranking, activation, study.controls, 1000 * study.seed)
+            self._controls[cell.key] = tuple(drawn)
+        return self._controls[cell.key]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lesion.core.evaluation import Evaluation
+from lesion.core.metrics import METRICS
 from lesion.core.tables import Rows
-from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
+from lesion.paper.cell import Cell
+from lesion.paper.part import Part, of_metrics
+from lesion.paper.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-METRICS = ("ppl_reference", "ppl_generated", "ppl_generated_intact", "clip_score")
+SHOWN = ("ppl_reference", "ppl_generated", "ppl_generated_intact", "clip_score")
+"""Metrics of the table."""
+IN_WORDS = ("ppl_reference", "clip_score")
+"""Metrics of the sentences: those that the default criterion reads."""
 
 
 @dataclass(frozen=True)
 class TwoStages(Part):
-    """The counterparts of the paper's figures 4 (gate) and 5 (down): expression degrades, then the model collapses."""
+    """The counterparts of the paper's figures 4 (gate) and 5 (down): expression degrades, then the model collapses.
+
+    Attributes:
+        model: See :class:`lesion.paper.part.Part`.
+        cells: Role -> curve.
+    """
 
     name = "stages"
     title = "The two stages"
@@ -28,61 +39,63 @@ class TwoStages(Part):
     def words(self) -> list[str]:
         lines = []
         for role, cell in self.cells.items():
-            found = cell.collapse
-            if found.k_star is None:
-                lines.append(f"{role}: no collapse up to k = {found.largest_k:,}.")
+            collapse, stage1 = cell.collapse, cell.collapse.stage1()
+            if collapse.k_star is None:
+                lines.append(f"{role}: {cell.clause()}; stage 1 {stage1}.")
                 continue
-            before = next(p for p in reversed(cell.curve.points) if p.k < found.k_star)
-            sudden = f"at k = {before.k:,} the CLIP score is {_of(before, 'clip_score')}, at k* = {found.k_star:,} " \
-                f"{_of(cell.curve.at(found.k_star), 'clip_score')}"  # fmt: skip
-            if found.stage1_k is not None and found.stage1_k < found.k_star:
-                lines.append(f"{role}: stage 1 begins at k = {found.stage1_k:,}; {sudden}.")
-            else:
-                lines.append(f"{role}: no stage 1 was seen before the collapse; {sudden}.")
+            before = next(p for p in reversed(cell.curve.points) if p.k < collapse.k_star)
+            after = cell.curve.at(collapse.k_star)
+            if collapse.stage1_k == collapse.k_star:
+                stage1 = "not seen before the collapse"
+            changes = "; ".join(_change(name, before, after) for name in IN_WORDS)
+            lines.append(f"{role}: stage 1 {stage1}; {cell.clause()}. From k = {before.k:,} to k* {changes}.")
         return lines
 
     def table(self) -> Rows:
-        """Every point of every curve, with its stage (0, 1 or 2) and its 95 % intervals over images."""
+        """Every point of every curve, with its stage (0, 1 or 2; none where that was not tested) and 95 % intervals."""
         rows: list[dict[str, Any]] = []
         for role, cell in self.cells.items():
-            bands, keys = cell.curve.bands(), cell.keys
+            bands = cell.curve.bands()
+            sure = cell.collapse.enough_samples
             chance = None if cell.curve.chance is None else float(cell.curve.chance.mean())
             for i, point in enumerate(cell.curve):
-                low, high = bands.nll[i]
-                clip = (None, None) if bands.clip is None else tuple(float(v) for v in bands.clip[i])
-                metrics = point.metrics
+                nll = bands.nll[i] if sure else (None, None)
+                clip = bands.clip[i] if sure and bands.clip is not None else (None, None)
                 rows.append({
-                    "role": role, "k": point.k, "stage": self._stage(cell, point.k),
-                    "nll_reference": metrics["nll_reference"], "nll_low": _finite(low), "nll_high": _finite(high),
-                    **{name: metrics[name] for name in METRICS},
-                    "clip_low": clip[0], "clip_high": clip[1], "clip_chance": chance, "curve": cell.name,
-                    "evaluation": keys[point.k],
+                    "role": role, "k": point.k, "stage": self._stage(cell, point), "decision": cell.decision(point),
+                    **of_metrics(point.metrics, "nll_reference"), "nll_reference_low": _finite(nll[0]),
+                    "nll_reference_high": _finite(nll[1]), **of_metrics(point.metrics, *SHOWN),
+                    "clip_score_low": _finite(clip[0]), "clip_score_high": _finite(clip[1]), "clip_score_chance": chance,
+                    "curve": cell.name, "evaluation": point.key,
                 })  # fmt: skip
         return rows
 
     def plot(self) -> Figure:
-        from lesion.report.figures import draw_curve, new_figure
+        from lesion.report.figures import new_figure
+        from lesion.report.plots import draw_curve
 
         columns = 2 if len(self.cells) > 1 else 1
         count = -(-len(self.cells) // columns)
         figure, axes = new_figure(count, columns, width=5.2 * columns, height=3.0 * count + 0.8)
         handles: dict[str, Any] = {}
-        for place, (role, cell) in zip(axes.flat, self.cells.items(), strict=False):
-            drawn, labels = draw_curve(place, cell.curve, cell.collapse)
+        for panel, (role, cell) in zip(axes.flat, self.cells.items(), strict=False):
+            drawn, labels = draw_curve(panel, cell.curve, cell.collapse)
             handles |= dict(zip(labels, drawn, strict=True))
-            place.set_title(role, fontsize=9)
-        for place in axes.flat[len(self.cells) :]:
-            place.set_visible(False)
+            panel.set_title(role, fontsize=9)
+        for panel in axes.flat[len(self.cells) :]:
+            panel.set_visible(False)
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         figure.suptitle(f"{self.model}: masking the top k neurons of the language model", fontsize=9)
         return figure
 
     @staticmethod
-    def _stage(cell: Cell, k: int) -> int:
-        found = cell.collapse
-        if found.k_star is not None and k >= found.k_star:
+    def _stage(cell: Cell, point: Evaluation) -> int | None:
+        collapse = cell.collapse
+        if collapse.k_star is not None and point.k >= collapse.k_star:
             return 2
-        return 1 if found.stage1_k is not None and k >= found.stage1_k else 0
+        if not collapse.enough_samples:
+            return None
+        return 1 if collapse.stage1_k is not None and point.k >= collapse.stage1_k else 0
 
 
 def two_stages(subject: Subject) -> TwoStages:
@@ -91,13 +104,15 @@ def two_stages(subject: Subject) -> TwoStages:
     Args:
         subject: The model; the curves are shared with other parts.
     """
-    return TwoStages(subject.name, {role: subject.place("language", role) for role in subject.roles("language")})
+    return TwoStages(subject.name, {role: subject.cell("language", role) for role in subject.language_roles()})
 
 
-def _of(point: Any, metric: str) -> str:
-    value = point.metrics[metric]
-    return "not measured" if value is None else f"{value:.1f}"
+def _change(name: str, before: Evaluation, after: Evaluation) -> str:
+    metric, (one, two) = METRICS[name], (point.metrics[name] for point in (before, after))
+    if one is None and two is None:
+        return f"the {metric.label} is {metric.missing} at either"
+    return f"the {metric.label} goes from {metric.show(one)} to {metric.show(two)}"
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if value < float("inf") else None
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

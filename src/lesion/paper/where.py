@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lesion.core.sites import ALL
+from lesion.core.sites import ALL, ROLES
 from lesion.core.tables import Rows
+from lesion.paper.cell import Cell
 from lesion.paper.part import Part
-from lesion.paper.subject import Cell, Subject
+from lesion.paper.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,55 +19,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Location:
-    """A component (or ``all``), a role (or ``all``), and its cell."""
-
-    component: str
-    role: str
-    cell: Cell
-
-    def __str__(self) -> str:
-        component = "all components" if self.component == ALL else self.component
-        return f"{component}, {'all roles' if self.role == ALL else self.role}"
-
-
-@dataclass(frozen=True)
 class Where(Part):
-    """The paper's question where the critical neurons sit (arXiv 2512.00918, its tables by component and role)."""
+    """The paper's question where the critical neurons sit (arXiv 2512.00918, its tables by component and role).
+
+    Attributes:
+        model: See :class:`lesion.paper.part.Part`.
+        cells: One a component and role, attention heads among the roles, then all components together.
+    """
 
     name = "where"
     title = "Where the critical neurons are"
     model: str
-    places: tuple[Location, ...]
+    cells: tuple[Cell, ...]
 
     def words(self) -> list[str]:
-        found = [p for p in self.places if p.cell.collapse.k_star is not None]
-        if not found:
-            return ["No part of the model collapses it, however many of its neurons are masked."]
-        least = min(found, key=lambda p: p.cell.collapse.k_star or 0)
-        lines = [
-            f"The smallest k* is {least.cell.collapse.k_star:,} of {len(least.cell.ranking):,} neurons: "
-            f"{least}."
-        ]
-        for component in dict.fromkeys(p.component for p in self.places if p.component not in (ALL, "language")):
-            inside = [p for p in self.places if p.component == component]
-            stars = {p.role: p.cell.collapse.k_star for p in inside}
-            said = ", ".join(
-                f"{role} {k:,}" if k is not None else f"{role} none up to all {len(p.cell.ranking):,}"
-                for (role, k), p in zip(stars.items(), inside, strict=True)
-            )
-            lines.append(f"In the {component} part alone, k* is: {said}.")
-        return lines
+        lines = [self._least([c for c in self.cells if c.key.role in (*ROLES, ALL)])]
+        for component in dict.fromkeys(c.key.component for c in self.cells if c.key.component != ALL):
+            inside = [c for c in self.cells if c.key.component == component and c.key.role in ROLES]
+            stars = ", ".join(f"{c.key.role} {c.star()}" for c in inside)
+            lines.append(f"k* in the {component} part alone: {stars}.")
+        others = [c for c in self.cells if c.key.role not in (*ROLES, ALL)]
+        for role in dict.fromkeys(c.key.role for c in others):
+            what = "attention heads, each counted as one" if role == "head" else f"{role} sites"
+            inside = [c for c in others if c.key.role == role]
+            stars = ", ".join(f"{_component(c)} {c.star()} of {len(c.ranking):,}" for c in inside if c.k_star is not None)
+            without = ", ".join(f"{_component(c)} {c.star()}" for c in inside if c.k_star is None)
+            lines.append(f"k* in {what}: {', '.join(part for part in (stars, without) if part)}.")
+        return [*lines, f"Measured on {self.cells[0].collapse.samples} samples."]
+
+    def _least(self, cells: list[Cell]) -> str:
+        """The smallest k* among feed-forward neurons."""
+        stars = [c.k_star for c in cells if c.k_star is not None]
+        if stars:
+            least = [c for c in cells if c.k_star == min(stars)]
+            which = "; ".join(f"{describe(c)} (of {len(c.ranking):,} neurons)" for c in least)
+            return f"The smallest k* is {min(stars):,}, in: {which}."
+        undecided = [describe(c) for c in cells if c.collapse.undecided]
+        if undecided:
+            return f"No part of the model has a k*; the samples do not decide everything in: {'; '.join(undecided)}."
+        if all(c.collapse.largest_k == len(c.ranking) for c in cells):
+            return "No part of the model collapses it for good, however many of its neurons are masked."
+        return f"No k* up to {max(c.collapse.largest_k for c in cells):,} neurons in any part; larger sets were not tried."
 
     def table(self) -> Rows:
-        return [{"component": p.component, "role": p.role, **p.cell.row(), "curve": p.cell.name} for p in self.places]
+        return [{"component": c.key.component, "role": c.key.role, **c.row(), "curve": c.name} for c in self.cells]
 
     def more_tables(self) -> dict[str, Rows]:
         """The layers of each critical set."""
         rows = [
-            {"component": p.component, "role": p.role, "in": component, "layer": layer, "critical": count}
-            for p in self.places
-            for (component, layer), count in p.cell.critical.by_layer().items()
+            {"component": c.key.component, "role": c.key.role, "in": component, "layer": layer, "critical": count}
+            for c in self.cells
+            for (component, layer), count in c.critical.by_layer().items()
         ]
         return {"layers": rows}
 
@@ -74,45 +77,55 @@ class Where(Part):
         """Share of the neurons that k* is, and in which layers the critical sets of all components lie."""
         from lesion.report.figures import GREY, ORANGE, new_figure
 
-        figure, axes = new_figure(1, 2, width=9.0, height=0.3 * len(self.places) + 1.8)
+        figure, axes = new_figure(1, 2, width=9.0, height=0.3 * len(self.cells) + 1.8)
         left, right = axes[0]
-        names = [str(p) for p in self.places]
-        for y, place in enumerate(self.places):
-            k_star, total = place.cell.collapse.k_star, len(place.cell.ranking)
-            if k_star is None:
-                tried = place.cell.collapse.largest_k / total
-                left.plot(tried, y, ">", color=GREY, markerfacecolor="none")
-                left.annotate(f"none up to {place.cell.collapse.largest_k:,}", (tried, y), (-6, 0),
-                              textcoords="offset points", fontsize=7, ha="right", va="center")  # fmt: skip
+        for y, cell in enumerate(self.cells):
+            total, reached = len(cell.ranking), cell.k_star is not None
+            x = (cell.k_star or cell.collapse.largest_k) / total
+            if reached:
+                left.plot(x, y, "o", color=ORANGE)
             else:
-                left.plot(k_star / total, y, "o", color=ORANGE)
-                left.annotate(f"{k_star:,} of {total:,}", (k_star / total, y), (6, 0) if k_star / total < 0.05 else (-6, 0),
-                              textcoords="offset points", fontsize=7, ha="left" if k_star / total < 0.05 else "right",
-                              va="center")  # fmt: skip
+                left.plot(x, y, "s" if cell.collapse.undecided else ">", color=GREY, markerfacecolor="none")
+            before = reached and x < 0.05
+            text = f"{cell.k_star:,} of {total:,}" if reached else "undecided" if cell.collapse.undecided else cell.star()
+            left.annotate(text, (x, y), (6, 0) if before else (-6, 0), textcoords="offset points", fontsize=7,
+                          ha="left" if before else "right", va="center")  # fmt: skip
         left.set_xscale("log")
         left.set_xlim(left.get_xlim()[0] / 2, 1.6)
-        left.set_yticks(range(len(names)), names, fontsize=8)
+        left.set_yticks(range(len(self.cells)), [describe(c) for c in self.cells], fontsize=8)
         left.invert_yaxis()
-        left.set_xlabel("k* as a share of the neurons")
+        left.set_xlabel("k* as a share of the neurons (open: no k*)")
         left.grid(axis="x", alpha=0.3)
         self._draw_layers(right)
         figure.suptitle(f"{self.model}: where masking collapses the model", fontsize=9)
         return figure
 
     def _draw_layers(self, axes: Axes) -> None:
-        chosen = [p for p in self.places if p.component == ALL]
-        places = sorted(
-            {(s.component, s.layer) for p in chosen for s in p.cell.ranking.sites},
-            key=lambda at: next(s.order for p in chosen for s in p.cell.ranking.sites if (s.component, s.layer) == at),
-        )
-        shares = np.array([[p.cell.critical.by_layer().get(at, 0) for at in places] for p in chosen], dtype=float)
+        chosen = [c for c in self.cells if c.key.component == ALL]
+        if not chosen:
+            axes.set_axis_off()
+            return
+        sites = sorted((s for c in chosen for s in c.ranking.sites), key=lambda s: s.order)
+        layers = list(dict.fromkeys((s.component, s.layer) for s in sites))
+        shares = np.array([[c.critical.by_layer().get(at, 0) for at in layers] for c in chosen], dtype=float)
         shares /= np.maximum(shares.sum(1, keepdims=True), 1)
         image = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1)
-        axes.set_yticks(range(len(chosen)), [p.role for p in chosen], fontsize=8)
-        step = max(1, len(places) // 12)
-        axes.set_xticks(range(0, len(places), step), [f"{c} {n}" for c, n in places[::step]], rotation=90, fontsize=7)
+        names = [c.key.role + ("" if c.k_star is not None else "\n(no k*)") for c in chosen]
+        axes.set_yticks(range(len(chosen)), names, fontsize=8)
+        step = max(1, len(layers) // 12)
+        axes.set_xticks(range(0, len(layers), step), [f"{c} {n}" for c, n in layers[::step]], rotation=90, fontsize=7)
         axes.set_title("layers of the critical set, all components together", fontsize=8)
         axes.figure.colorbar(image, ax=axes, label="share of the critical set")
+
+
+def describe(cell: Cell) -> str:
+    """Component and role, for people."""
+    role = {ALL: "all roles", "head": "heads"}.get(cell.key.role, cell.key.role)
+    return f"{_component(cell)}, {role}"
+
+
+def _component(cell: Cell) -> str:
+    return "all components" if cell.key.component == ALL else cell.key.component
 
 
 def where(subject: Subject) -> Where:
@@ -121,6 +134,7 @@ def where(subject: Subject) -> Where:
     Args:
         subject: The model; the curves are shared with other parts.
     """
-    places = [(c, r) for c in subject.components for r in subject.roles(c)]
-    places += [(ALL, r) for r in (*subject.roles(ALL), ALL)]
-    return Where(subject.name, tuple(Location(c, r, subject.place(c, r)) for c, r in places))
+    pairs = [(component, role) for component in subject.components for role in subject.roles(component)]
+    together = [role for role in subject.roles(ALL) if role in ROLES or sum(r == role for _, r in pairs) > 1]
+    pairs += [(ALL, role) for role in (*together, ALL)]
+    return Where(subject.name, tuple(subject.cell(component, role) for component, role in pairs))

@@ -1,1 +1,1 @@
-"""Figures of a study."""
+"""The report of a study: one HTML file, and figures."""

@@ -1,4 +1,4 @@
-"""What a study assumed: each option, whether it was left at its default, and what the paper leaves open about it."""
+"""What a study assumes: each option, whether it has its default, and what we do not know of the paper's choice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 from lesion.study.options import EASING, StudyOptions
 
 OPEN = {
-    "prompt": "The paper's prompt is not known to us.",
-    "alpha": "The paper has alpha from 0 to 1; which value its tables use is not known to us.",
-    "aggregate": "How the paper makes one number of a neuron's tokens is not known to us.",
-    "positions": "Which tokens count in the paper is not known to us.",
-    "samples": "How many images the paper ranks on is not known to us.",
-    "split": "Whether the paper ranks and measures on the same images is not known to us.",
-    "target": "What text the paper takes the loss on is not known to us.",
-    "mask": "The paper masks neurons; that it sets them to zero is our reading.",
-    "max_new_tokens": "How the paper decodes is not known to us; here greedily, up to this length.",
-    "clip": "Which CLIP model the paper's score is from is not known to us.",
+    "prompt": "We do not know the paper's prompt.",
+    "alpha": "The paper has alpha from 0 to 1; we do not know which value its tables use.",
+    "aggregate": "We do not know how the paper turns a neuron's tokens into one number.",
+    "positions": "We do not know which tokens count in the paper.",
+    "samples": "We do not know how many images the paper ranks on.",
+    "split": "We do not know whether the paper ranks and measures on the same images.",
+    "target": "We do not know which text the paper's loss is taken on.",
+    "mask": "The paper masks neurons; that masking means setting them to zero is our reading.",
+    "criterion": "That a collapse needs both a high perplexity and a CLIP score at chance is our reading of the paper.",
+    "max_new_tokens": "We do not know how the paper decodes; here it is greedy, up to this length.",
+    "clip": "We do not know which CLIP model the paper's score comes from.",
 }
-"""Option -> what of arXiv 2512.00918 we do not know; docs/paper.md has the whole list."""
+"""Option -> what we do not know of arXiv 2512.00918; docs/paper.md has the whole list."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Assumption:
 
     Attributes:
         name: As in :class:`lesion.study.options.StudyOptions`.
-        value: As chosen, for people.
-        default: As it would have been; None where it was.
-        about: What the option is.
-        open: What the paper leaves open about it; empty where nothing.
+        value: In words.
+        default: In words; None where the value is the default.
+        about: What the option does.
+        open: What we do not know of the paper; empty where that is nothing.
     """
 
     name: str
@@ -42,22 +43,24 @@ class Assumption:
 
 
 def assumptions(options: dict[str, Any]) -> list[Assumption]:
-    """All options that decide what a study finds, those first that are not at their default."""
+    """All options that decide what a study finds; first those that were changed."""
     rows: list[Assumption] = []
     fields = StudyOptions.model_fields
     for name, value in options.items():
         if name in EASING or name == "model":
             continue
         field = fields.get(name)
-        usual = None if field is None or value == field.default else said(field.default)
-        rows.append(Assumption(name, said(value), usual, (field and field.description) or "", OPEN.get(name, "")))
+        usual = None if field is None or value == field.default else in_words(field.default)
+        rows.append(Assumption(name, in_words(value), usual, (field and field.description) or "", OPEN.get(name, "")))
     return sorted(rows, key=lambda row: row.default is None)
 
 
-def said(value: Any) -> str:
-    """An option's value for people."""
+def in_words(value: Any) -> str:
+    """An option's value as people read it."""
     if value is None:
         return "none"
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)

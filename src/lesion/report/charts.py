@@ -1,4 +1,4 @@
-"""Where everything is in the report's drawings. The templates draw them as SVG, whose colours follow the reader's theme."""
+"""Where everything goes in the report's drawings. The templates draw them as SVG, whose colours follow the reader's theme."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lesion.core.criterion import Collapse
+from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
+from lesion.core.metrics import METRICS
 
 WIDTH, LEFT, RIGHT = 760, 58, 742
 """Of every drawing, in its own units; text is 12 of them high."""
@@ -28,7 +29,7 @@ class Line:
         name: For the legend.
         style: CSS class, which gives colour, dashes and marker.
         ks: Where it was measured.
-        values: One a k; None where there is nothing, infinite where not finite.
+        values: One a k; None where it was not measured, infinite where it is not finite.
         band: Low and high of each; empty without.
     """
 
@@ -41,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A measured value: where, what to say of it, and whether it is beyond the drawing because it is not finite."""
+    """A measured value: where it goes, what it is in words, and whether it is not finite and hence at the upper edge."""
 
     x: float
     y: float
@@ -92,6 +93,7 @@ class Chart:
         spans: Shaded stages.
         k_star: Where k* is, and its name; None without.
         xs: Of each evaluated k, for the mark of the slider.
+        undecided: Where the samples do not decide: x, and k in words.
     """
 
     height: float
@@ -100,6 +102,7 @@ class Chart:
     spans: list[Span]
     k_star: tuple[float, str] | None
     xs: list[float]
+    undecided: list[tuple[float, str]]
 
 
 class KScale:
@@ -121,54 +124,55 @@ class KScale:
         return [(self(k), f"{k:,}") for k in sorted(shown)]
 
 
+LINES = {"ppl_reference": "a", "ppl_generated": "b", "ppl_generated_intact": "c"}
+"""Perplexity -> style of its line."""
+
+
 def curve_chart(curve: Curve, collapse: Collapse) -> Chart:
     """The two-stage curve: three perplexities above, the CLIP score below."""
     scale, bands = KScale(curve.ks[-1]), curve.bands()
-    names = {
-        "nll_reference": ("of the intact answers (decides)", "a"), "nll_generated": ("of its own answers", "b"),
-        "nll_generated_intact": ("of its answers, by the intact model", "c"),
-    }  # fmt: skip
     lines = [
-        Line(said, style, curve.ks, decades([p.metrics[name] for p in curve]), [(a / LN10, b / LN10) for a, b in bands.nll])
-        if name == "nll_reference"
-        else Line(said, style, curve.ks, decades([p.metrics[name] for p in curve]))
-        for name, (said, style) in names.items()
-    ]
+        Line(
+            METRICS[name].label, style, curve.ks, decades(curve, name),
+            [(low / LN10, high / LN10) for low, high in bands.nll] if name == "ppl_reference" else [],
+        )
+        for name, style in LINES.items()
+    ]  # fmt: skip
     panels = [perplexity_panel(scale, TOP, lines)]
     scores = [p.metrics["clip_score"] for p in curve]
     if any(s is not None for s in scores):
         band = [] if bands.clip is None else [(float(a), float(b)) for a, b in bands.clip]
         chance = [] if curve.chance is None else [float(curve.chance.mean())]
-        panels.append(score_panel(scale, TOP + PANEL + GAP, [Line("of its answers", "d", curve.ks, scores, band)], chance))
+        line = Line(METRICS["clip_score"].label, "d", curve.ks, scores, band)
+        panels.append(score_panel(scale, TOP + PANEL + GAP, [line], chance))
     bottom, end = panels[-1].bottom, RIGHT
     spans: list[Span] = []
     if collapse.stage1_k is not None:
-        stop = end if collapse.k_star is None else scale(collapse.k_star)
-        spans.append(Span("stage1", scale(collapse.stage1_k), max(stop - scale(collapse.stage1_k), 0)))
+        start, stop = scale(collapse.stage1_k), end if collapse.k_star is None else scale(collapse.k_star)
+        if start < stop:
+            spans.append(Span("stage1", start, stop - start))
     star = None
     if collapse.k_star is not None:
         star = scale(collapse.k_star), f"k* = {collapse.k_star:,}"
         spans.append(Span("stage2", star[0], end - star[0]))
     always = [] if collapse.k_star is None else [collapse.k_star]
-    return Chart(bottom + 44, panels, scale.ticks(curve.ks, always), spans, star, [scale(k) for k in curve.ks])
+    undecided = [(scale(k), f"k = {k:,}") for k in collapse.undecided]
+    return Chart(bottom + 44, panels, scale.ticks(curve.ks, always), spans, star, [scale(k) for k in curve.ks], undecided)
 
 
 def overlay_chart(named: Sequence[tuple[str, Curve]]) -> Chart:
-    """Several studies' curves, one over the other: perplexity of the intact answers, and CLIP score."""
+    """The curves of several studies in one drawing: perplexity of the intact answers, and CLIP score."""
     ks = sorted({k for _, curve in named for k in curve.ks})
     scale = KScale(ks[-1])
-    style = [f"s{i % 6}" for i in range(len(named))]
-    nll = [
-        Line(name, s, c.ks, decades([p.metrics["nll_reference"] for p in c])) for s, (name, c) in zip(style, named, strict=True)
-    ]
-    panels = [perplexity_panel(scale, TOP, nll)]
+    styled = [(f"s{i % 6}", name, curve) for i, (name, curve) in enumerate(named)]
+    panels = [perplexity_panel(scale, TOP, [Line(name, s, c.ks, decades(c, "ppl_reference")) for s, name, c in styled])]
     clip = [
-        Line(name, s, c.ks, [p.metrics["clip_score"] for p in c])
-        for s, (name, c) in zip(style, named, strict=True) if any(p.clip is not None for p in c)
+        Line(name, style, curve.ks, [p.metrics["clip_score"] for p in curve])
+        for style, name, curve in styled if any(p.clip is not None for p in curve)
     ]  # fmt: skip
     if clip:
         panels.append(score_panel(scale, TOP + PANEL + GAP, clip, []))
-    return Chart(panels[-1].bottom + 44, panels, scale.ticks(ks), [], None, [])
+    return Chart(panels[-1].bottom + 44, panels, scale.ticks(ks), [], None, [], [])
 
 
 def perplexity_panel(scale: KScale, top: float, lines: Sequence[Line]) -> Panel:
@@ -179,17 +183,30 @@ def perplexity_panel(scale: KScale, top: float, lines: Sequence[Line]) -> Panel:
     step = max(1, math.ceil((high - low) / 5))
     ticks = list(range(low, high + 1, step))
     height = _Height(top, low, max(high, ticks[-1]))
-    drawn = [_draw(scale, height, top, line, lambda v: f"perplexity {10**v:,.3g}" if v < 300 else "perplexity beyond 1e300")
-             for line in lines]  # fmt: skip
+    drawn = [_draw(scale, height, top, line, lambda v: f"perplexity {show_decades(v)}") for line in lines]
     return Panel("Perplexity (log scale)", top, top + PANEL, [(height(t), power(t)) for t in ticks], drawn, [])
 
 
 def score_panel(scale: KScale, top: float, lines: Sequence[Line], chance: Sequence[float]) -> Panel:
     """CLIP scores, always from 0 to 100."""
-    height = _Height(top, 0, 100)
-    drawn = [_draw(scale, height, top, line, lambda v: f"CLIP score {v:.1f}") for line in lines]
-    levels = [(height(c), f"chance {c:.1f}") for c in chance]
-    return Panel("CLIP score", top, top + PANEL, [(height(t), str(t)) for t in (0, 25, 50, 75, 100)], drawn, levels)
+    height, metric = _Height(top, 0, 100), METRICS["clip_score"]
+    drawn = [_draw(scale, height, top, line, lambda v: f"{metric.label} {metric.show(v)}") for line in lines]
+    levels = [(height(c), f"chance {metric.show(c)}") for c in chance]
+    return Panel(metric.label, top, top + PANEL, [(height(t), str(t)) for t in (0, 25, 50, 75, 100)], drawn, levels)
+
+
+def decades(curve: Curve, name: str) -> list[float | None]:
+    """A perplexity at every k as log10; infinite where it is not finite."""
+    nll = [p.metrics[name.replace("ppl_", "nll_")] for p in curve]
+    return [math.inf if v is None else v / LN10 for v in nll]
+
+
+def show_decades(value: float) -> str:
+    """A log10 perplexity as the perplexity that people read."""
+    metric = METRICS["ppl_reference"]
+    if not math.isfinite(value):
+        return metric.show(None)
+    return metric.show(10**value) if value < 300 else "above 1e300"
 
 
 def power(decade: int) -> str:
@@ -197,11 +214,6 @@ def power(decade: int) -> str:
     if 0 <= decade <= 4:
         return f"{10**decade:,}"
     return "10" + str(decade).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def decades(nll: Sequence[float | None]) -> list[float | None]:
-    """Mean negative log-likelihoods as log10 perplexities; None, which is not finite, as infinite."""
-    return [math.inf if v is None else v / LN10 for v in nll]
 
 
 class _Height:
@@ -215,7 +227,7 @@ class _Height:
         return round(self.top + PANEL - (PANEL - 6) * float(np.clip(share, 0, 1)), 1)
 
 
-def _draw(scale: KScale, height: _Height, top: float, line: Line, say: Callable[[float], str]) -> Drawn:
+def _draw(scale: KScale, height: _Height, top: float, line: Line, words: Callable[[float], str]) -> Drawn:
     dots: list[Dot] = []
     path, pen = [], "M"
     for k, value in zip(line.ks, line.values, strict=True):
@@ -224,12 +236,11 @@ def _draw(scale: KScale, height: _Height, top: float, line: Line, say: Callable[
             continue
         beyond = not math.isfinite(value)
         y = top + 5 if beyond else height(value)
-        said = "not finite" if beyond else say(value)
-        dots.append(Dot(scale(k), y, f"k = {k:,}: {said}", beyond))
+        dots.append(Dot(scale(k), y, f"k = {k:,}: {'not finite' if beyond else words(value)}", beyond))
         path.append(f"{pen}{scale(k)},{y}")
         pen = "L"
     corners: list[str] = []
     if line.band:
-        sure = [(scale(k), *band) for k, band in zip(line.ks, line.band, strict=True) if all(map(math.isfinite, band))]
-        corners = [f"{x},{height(high)}" for x, _, high in sure] + [f"{x},{height(low)}" for x, low, _ in reversed(sure)]
+        ends = [(scale(k), *band) for k, band in zip(line.ks, line.band, strict=True) if all(map(math.isfinite, band))]
+        corners = [f"{x},{height(high)}" for x, _, high in ends] + [f"{x},{height(low)}" for x, low, _ in reversed(ends)]
     return Drawn(line.name, line.style, dots, " ".join(path), " ".join(corners))

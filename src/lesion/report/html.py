@@ -20,6 +20,8 @@ from markupsafe import Markup
 
 from lesion.core.errors import RunError
 from lesion.core.files import write_text
+from lesion.core.metrics import METRICS, Metric
+from lesion.core.modes import COLOURS
 from lesion.core.tables import Rows, show
 from lesion.report.charts import Chart, overlay_chart
 from lesion.report.view import View
@@ -29,6 +31,8 @@ from lesion.study.result import Metrics, Result, by_kind
 
 COMPARISON = "comparison.html"
 """Of several studies, where no name is given."""
+COMPARED = ("ppl_reference", "clip_score")
+"""Metrics of the table of several studies."""
 STYLES, SCRIPTS = ("page.css", "report.css"), ("report.js", "table.js")
 # In JSON, these are escaped as JSON does it, so that no text can end the element that holds it.
 _JSON = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
@@ -57,27 +61,44 @@ class Run:
         return cls(Result.load(folder), folder if folder.is_dir() else folder.parent)
 
 
-def write_report(runs: Sequence[Run], path: str | Path) -> Path:
-    """Writes the report of one study, or several side by side, whole or not at all.
+Source = Run | Result | str | Path
+"""What a report is made from: a finished study, in memory or as its run directory."""
+
+
+def write_report(runs: Source | Sequence[Source], path: str | Path | None = None) -> Path:
+    """Writes the report of one study, or of several side by side, whole or not at all.
 
     Args:
-        runs: At least one.
-        path: The file.
+        runs: A result or a run directory, or several.
+        path: The file. Default: ``report.html`` in the run directory, with the figures beside it in ``figures/``; of several,
+            ``comparison.html`` in the current folder.
 
     Raises:
-        RunError: The file cannot be written.
+        RunError: A run cannot be read, or a file cannot be written.
     """
-    page = report(runs)
+    listed = [_run(source) for source in ([runs] if isinstance(runs, Run | Result | str | Path) else runs)]
+    default = default_file(listed)
+    file = default if path is None else Path(path)
     try:
-        write_text(path, page)
+        if len(listed) == 1 and file == default:
+            from lesion.report.plots import save_figures
+
+            save_figures(listed[0].result, listed[0].folder / rundir.FIGURES)
+        write_text(file, report(listed))
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
-    return Path(path)
+        raise RunError(f"{error.filename or file} cannot be written: {error.strerror or error}") from None
+    return file
 
 
 def default_file(runs: Sequence[Run]) -> Path:
     """Beside the run's other files; of several runs, in the current folder."""
     return runs[0].folder / rundir.REPORT if len(runs) == 1 else Path(COMPARISON)
+
+
+def _run(source: Source) -> Run:
+    if isinstance(source, Run):
+        return source
+    return Run(source, Path(source.run)) if isinstance(source, Result) else Run.load(source)
 
 
 def report(runs: Sequence[Run]) -> str:
@@ -92,34 +113,36 @@ def report(runs: Sequence[Run]) -> str:
 def compare(views: Sequence[View]) -> list[dict[str, Any]]:
     """One row a study, as the paper's tables have them."""
     rows = []
+    clip = METRICS["clip_score"]
     for view in views:
-        found, after = view.result, view.metrics_at(view.end)
-        low, high = found.k_star_ci
-        ends = "–" if found.k_star is None else f"{show(low)} to {show(high)}"
-        kinds = by_kind(found.controls).values()
-        share = f"{100 * (found.k_star_fraction or 0):.2g} %"
-        star = f"none up to {found.largest_k:,}" if found.k_star is None else f"{found.k_star:,} ({share})"
+        result, after = view.result, view.metrics_at(view.end)
+        kinds = by_kind(result.controls).values()
+        fallen, drawn = sum(k.fallen for k in kinds), sum(k.drawn for k in kinds)
+        share = f"{100 * (result.k_star_fraction or 0):.2g} %"
+        star = f"none up to {result.largest_k:,}" if result.k_star is None else f"{result.k_star:,} ({share})"
         rows.append({
-            "model": found.model, "component": found.component, "role": found.role, "category": view.category or "all",
-            "neurons": found.neurons_total, "stage 1": found.stage1_k,
-            "k*": star.replace(" ", "\N{NO-BREAK SPACE}"), "95 % interval": ends,
-            "perplexity": _from_to(found.baseline, after, "ppl_reference"),
-            "CLIP score": _from_to(found.baseline, after, "clip_score"),
-            "chance": found.chance.get("clip_score"),
-            "controls fallen": f"{sum(k.fallen for k in kinds)} of {sum(k.drawn for k in kinds)}",
-            "minimal set": None if found.minimal_set is None else len(found.minimal_set),
+            "model": result.model, "component": result.component, "role": result.role, "category": view.category or "all",
+            "neurons": result.neurons_total, "stage 1": _unbroken(view.collapse.stage1()),
+            "k*": star.replace(" ", "\N{NO-BREAK SPACE}"), "interval of k*": _unbroken(view.collapse.interval()),
+            **{METRICS[name].label: _from_to(result.baseline, after, METRICS[name]) for name in COMPARED},
+            f"{clip.label} by chance": clip.show(result.chance.get(clip.name)),
+            "controls that collapse it": f"{fallen} of {drawn}" if drawn else "none drawn",
+            "minimal set": "not sought" if result.minimal_set is None else len(result.minimal_set),
         })  # fmt: skip
     return rows
 
 
-def _from_to(before: Metrics, after: Metrics, name: str) -> str:
-    """Both values in one unbroken piece."""
-    return f"{_short(before, name)}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{_short(after, name)}"
+def _unbroken(words: str) -> str:
+    """Keeps ``k = 4`` and ``95 %`` in one line."""
+    return words.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _short(metrics: Metrics, name: str) -> str:
-    value = metrics.get(name)
-    return ("–" if name == "clip_score" else "∞") if value is None else f"{value:,.3g}" if value < 1e5 else f"{value:.1e}"
+def _from_to(before: Metrics, after: Metrics, metric: Metric) -> str:
+    """Both values in one unbroken piece; once where neither was measured."""
+    first, second = metric.show(before.get(metric.name)), metric.show(after.get(metric.name))
+    if first == second == metric.show(None):
+        return first
+    return f"{first}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{second}"
 
 
 def overlay(views: Sequence[View]) -> Chart:
@@ -141,11 +164,17 @@ def summary_page(title: str, first: Sequence[str], sections: Sequence[Mapping[st
 def page(template: str, **values: Any) -> str:
     """A page from a template, with the styles and scripts inside it and a policy that allows no others."""
     style, script = ("".join(_asset(name) for name in names) for names in (STYLES, SCRIPTS))
+    style = mode_colours() + style
     policy = "; ".join((
         "default-src 'none'", "img-src data:", f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'",
         "base-uri 'none'", "form-action 'none'",
     ))  # fmt: skip
     return _templates().get_template(template).render(style=Markup(style), script=Markup(script), policy=policy, **values)
+
+
+def mode_colours() -> str:
+    """One CSS custom property a mode, ``--mode-intact`` and so on: the colours of :data:`lesion.core.modes.COLOURS`."""
+    return ":root {" + "".join(f" --mode-{mode}: {colour};" for mode, colour in COLOURS.items()) + " }\n"
 
 
 def to_json(data: Any) -> Markup:
@@ -164,12 +193,12 @@ def data_uri(svg: bytes) -> str:
 
 @cache
 def _templates() -> Environment:
-    made = Environment(
+    templates = Environment(
         loader=PackageLoader("lesion.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
-    made.filters |= {"show": show, "to_json": to_json, "columns": columns, "data_uri": data_uri}
-    return made
+    templates.filters |= {"show": show, "to_json": to_json, "columns": columns, "data_uri": data_uri}
+    return templates
 
 
 @cache

@@ -1,21 +1,16 @@
-"""Where the important neurons are: the map of layers and roles, as data, as a figure, and as the report draws it."""
+"""Where the important neurons are: the map of layers and roles, as data and as the report draws it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lesion.core.sites import COMPONENTS, ROLES
 from lesion.report.charts import RIGHT
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from lesion.study.result import SiteSummary
+from lesion.study.result import SiteSummary
 
 DECADES = 4.0
 """The map tells importances apart that are at most so many powers of ten below the highest."""
@@ -76,15 +71,15 @@ class Shade:
 
 def grids(places: Sequence[SiteSummary]) -> list[Grid]:
     """The map: one grid a component, in the order in which data flows."""
-    found: list[Grid] = []
+    maps: list[Grid] = []
     for component in sorted({p.component for p in places}, key=_order(COMPONENTS)):
         inside: dict[tuple[int, str], list[SiteSummary]] = {}
         for place in (p for p in places if p.component == component):
             inside.setdefault((place.layer, place.role), []).append(place)
         layers = sorted({layer for layer, _ in inside})
         roles = sorted({role for _, role in inside}, key=_order(ROLES))
-        found.append(Grid(component, layers, roles, [_cell(*at, members) for at, members in inside.items()]))
-    return found
+        maps.append(Grid(component, layers, roles, [_cell(*at, members) for at, members in inside.items()]))
+    return maps
 
 
 def _order(names: Sequence[str]):
@@ -124,12 +119,12 @@ class Map:
     squares: list[Square]
 
 
-def draw_maps(found: Sequence[Grid]) -> list[Map]:
+def draw_maps(every: Sequence[Grid]) -> list[Map]:
     """Where every cell goes; all components share one scale of importance and one size of cell."""
-    shade = Shade(found)
-    longest = max((len(grid.layers) for grid in found), default=1)
+    shade = Shade(every)
+    longest = max((len(grid.layers) for grid in every), default=1)
     side = round(min(SIDE, (RIGHT - NAME) / longest), 1)
-    return [_draw(grid, shade, side) for grid in found]
+    return [_draw(grid, shade, side) for grid in every]
 
 
 def _draw(grid: Grid, shade: Shade, side: float) -> Map:
@@ -142,65 +137,3 @@ def _draw(grid: Grid, shade: Shade, side: float) -> Map:
         [(y + SIDE / 2 + 4, r) for r, y in ys.items()],
         [(xs[n] + side / 2, str(n)) for n in grid.layers[::step]], squares,
     )  # fmt: skip
-
-
-# -- as a figure ---------------------------------------------------------------------------------------------------------
-def plot_places(places: Sequence[SiteSummary], title: str = "") -> Figure:
-    """The map as a figure: importance of the most important neuron of every layer and role, critical ones counted.
-
-    Args:
-        places: Every site.
-        title: Above the figure.
-    """
-    from lesion.report.figures import ORANGE, new_figure
-
-    found = grids(places)
-    shade = Shade(found)
-    rows = [len(grid.roles) for grid in found]
-    figure, axes = new_figure(
-        max(len(found), 1), width=7.2, height=1.3 + sum(0.34 * n + 0.55 for n in rows), height_ratios=rows or [1]
-    )
-    image = None
-    for place, grid in zip(axes[:, 0], found, strict=False):
-        values = np.full((len(grid.roles), len(grid.layers)), np.nan)
-        for cell in grid.cells:
-            row, column = grid.roles.index(cell.role), grid.layers.index(cell.layer)
-            if cell.reachable:
-                values[row, column] = max(cell.highest, shade.lowest)
-            if cell.critical:
-                place.text(column, row, f"{cell.critical:,}", ha="center", va="center", fontsize=8, weight="bold",
-                           color="white" if shade(cell.highest) > 0.55 else "black")  # fmt: skip
-                place.add_patch(_frame(column, row, ORANGE))
-        image = place.pcolormesh(
-            np.arange(len(grid.layers) + 1) - 0.5, np.arange(len(grid.roles) + 1) - 0.5, np.ma.masked_invalid(values),
-            cmap="Blues", norm=_norm(shade), edgecolors="white", linewidth=1.5,
-        )  # fmt: skip
-        for row, column in zip(*np.nonzero(np.isnan(values)), strict=True):
-            place.add_patch(_frame(int(column), int(row), "0.8"))
-        place.set_xlim(-0.5, max(len(g.layers) for g in found) - 0.5)
-        place.set_ylim(len(grid.roles) - 0.5, -0.5)
-        step = max(1, math.ceil(len(grid.layers) / 24))
-        place.set_xticks(range(0, len(grid.layers), step), [str(n) for n in grid.layers[::step]], fontsize=8)
-        place.set_yticks(range(len(grid.roles)), grid.roles, fontsize=8)
-        place.set_ylabel(grid.component, fontsize=9)
-        place.tick_params(length=0)
-        place.spines[:].set_visible(False)
-    axes[-1, 0].set_xlabel("layer (orange, counted: critical neurons; empty: no effect on the answer)", fontsize=8)
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(axes[:, 0]))
-        bar.set_label("highest importance", fontsize=9)
-        bar.ax.tick_params(labelsize=8)
-    figure.suptitle(title, fontsize=9, wrap=True)
-    return figure
-
-
-def _norm(shade: Shade):
-    from matplotlib.colors import LogNorm
-
-    return LogNorm(shade.lowest, shade.highest) if shade.highest > 0 else LogNorm(0.1, 1)
-
-
-def _frame(column: int, row: int, colour: str):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=1.8, zorder=3)

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lesion.core.criterion import Collapse
+from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
-from lesion.core.metrics import MODES, SampleOutcome
+from lesion.core.evaluation import MODES, SampleOutcome
+from lesion.core.metrics import METRICS, headline
+from lesion.core.modes import MEANINGS
 from lesion.core.tables import show
 from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart
-from lesion.report.controls import Strip, strip
+from lesion.report.controls import METRIC, Strip, strip
+from lesion.report.criteria import CriterionRow, criterion_rows, in_words, left_out
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
 from lesion.report.words import Piece, changes, visible
 from lesion.study import rundir
-from lesion.study.result import ControlKind, Metrics, Result, SampleEntry, by_kind
+from lesion.study.result import ControlGroup, Metrics, Result, SampleEntry, by_kind
 
 LONG = 600
 """Answers of more characters are folded."""
-METRICS = {
-    "ppl_reference": "Perplexity of the intact answers",
-    "ppl_generated": "Perplexity of its own answers",
-    "ppl_generated_intact": "Perplexity of its answers, by the intact model",
-    "clip_score": "CLIP score",
-    "exact_match": "Answers that are the intact ones",
-    "token_agreement": "Tokens that agree with the intact answers",
-    "repeated_ngrams": "Repeated 3-grams",
-}
-SHARES = ("exact_match", "token_agreement", "repeated_ngrams")
 JPEG = b"\xff\xd8"
 
 
@@ -42,7 +34,7 @@ class Card:
     """One sample's answers.
 
     Attributes:
-        sample: What was asked.
+        sample: The image, its prompt and its category.
         picture: Data URI of its image; None where it has none.
         intact: The intact answer.
         end: The answer at the end (k*, or the largest k), in pieces.
@@ -69,7 +61,7 @@ class View:
 
     def __init__(self, result: Result, folder: Path, id: str) -> None:
         self.result, self.folder, self.id = result, folder, id
-        self.modes = MODES
+        self.modes, self.meanings = MODES, MEANINGS
 
     @cached_property
     def curve(self) -> Curve:
@@ -77,7 +69,7 @@ class View:
 
     @cached_property
     def collapse(self) -> Collapse:
-        return self.result.collapse()
+        return self.result.collapse
 
     @property
     def name(self) -> str:
@@ -103,14 +95,17 @@ class View:
         return next(p.metrics for p in self.result.curve if p.k == k)
 
     def before_after(self) -> list[tuple[str, str, str, str]]:
-        """Metric, intact, at the end, by chance; those that were measured."""
+        """The headline metrics: label, intact, at the end, by chance."""
         before, after, chance = self.result.baseline, self.metrics_at(self.end), self.result.chance
         return [
-            (said, number(name, before.get(name)), number(name, after.get(name)), number(name, chance[name])
-             if chance.get(name) is not None else "")
-            for name, said in METRICS.items()
-            if name in before and (name != "clip_score" or before[name] is not None)
-        ]  # fmt: skip
+            (m.label, m.show(before[m.name]), m.show(after.get(m.name)), m.show(chance.get(m.name), missing=""))
+            for m in headline(before)
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes, without those that only repeat a complaint, which stands beside the verdict."""
+        return [n for n in self.result.notes if not any(n.endswith(complaint) for complaint in self.result.complaints)]
 
     @property
     def shown(self) -> Card | None:
@@ -120,47 +115,96 @@ class View:
         same = [card for card in self.cards if card.mode == common]
         return next((card for card in same if card.picture), same[0])
 
-    # -- curve and answers -------------------------------------------------------------------------------------------
+    # -- the curve ---------------------------------------------------------------------------------------------------
     @cached_property
     def chart(self) -> Chart:
         return curve_chart(self.curve, self.collapse)
 
     def stage(self, k: int) -> str:
         """What holds at an evaluated k, in a few words."""
-        found = self.collapse
+        collapse = self.collapse
         if k == 0:
             return "intact"
-        if k in found.collapsed:
+        if k in collapse.collapsed:
             return "collapsed"
-        if found.k_star is not None and k > found.k_star:
-            return "above k*, not collapsed"
-        return "stage 1: degraded" if found.stage1_k is not None and k >= found.stage1_k else "as good as intact"
+        if k in collapse.undecided:
+            return "undecided"
+        if collapse.k_star is not None and k > collapse.k_star:
+            return "above k*, standing again"
+        if not collapse.enough_samples:
+            return "standing"
+        degraded = collapse.stage1_k is not None and k >= collapse.stage1_k
+        return "stage 1: degraded" if degraded else "no change beyond noise"
+
+    @property
+    def measured(self) -> list[str]:
+        """Names of the metrics that the table of the curve has: all that were measured somewhere, and the CLIP score."""
+        points = [p.metrics for p in self.result.curve]
+        return [
+            name for name, m in METRICS.items()
+            if m.format != "nats" and (m.headline or any(p.get(name) is not None for p in points))
+        ]  # fmt: skip
 
     def curve_rows(self) -> list[dict[str, Any]]:
         """The curve as a table."""
         rows = []
         for p in self.result.curve:
             modes = ", ".join(f"{100 * share:.0f} % {mode}" for mode, share in p.modes.items() if share)
-            measured = {said: number(name, p.metrics[name]) for name, said in METRICS.items() if name in p.metrics}
-            rows.append({"k": p.k, "state": self.stage(p.k), **measured, "modes": modes})
+            values = {METRICS[name].label: METRICS[name].show(p.metrics.get(name)) for name in self.measured}
+            rows.append({"k": p.k, "stage": self.stage(p.k), **values, "modes": modes})
         return rows
 
+    @property
+    def numeric(self) -> list[str]:
+        """Columns of that table whose cells are numbers."""
+        return [METRICS[name].label for name in self.measured]
+
+    # -- the criterion -----------------------------------------------------------------------------------------------
+    @property
+    def criterion(self) -> str:
+        """What counts as collapsed, in words."""
+        return in_words(self.result.criterion)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Which of its conditions decide nothing, and why."""
+        return left_out(self.result.left_out)
+
+    @property
+    def undecided(self) -> str:
+        """Where the samples do not decide, and how many would; empty where they do everywhere."""
+        ks = self.collapse.undecided
+        if not ks:
+            return ""
+        count = self.collapse.samples
+        samples = "The one measured sample does" if count == 1 else f"The {count:,} measured samples do"
+        need = self.collapse.samples_needed
+        more = f" About {need:,} would decide the first of these." if need else ""
+        listed = [f"{k:,}" for k in ks]
+        where = f"k = {' and '.join(listed)}" if len(listed) < 3 else f"{len(listed)} values of k, the smallest {listed[0]}"
+        return f"{samples} not decide at {where}.{more}"
+
+    def criteria(self) -> list[CriterionRow]:
+        """The k* of each criterion."""
+        return criterion_rows(self.result)
+
+    # -- answers -----------------------------------------------------------------------------------------------------
     @cached_property
     def cards(self) -> list[Card]:
         about = {s.id: s for s in self.result.sample_list}
         at = self.curve.ks.index(self.end)
-        made = []
+        cards = []
         for i, intact in enumerate(self.curve.intact.outcomes):
             longest = max(len(p.outcomes[i].answer) for p in self.curve)
             end = self.curve.points[at].outcomes[i]
             sample = about.get(intact.id) or SampleEntry(
                 id=intact.id, category=None, reference=None, prompt="", ranked_on=False, measured_on=True, picture=None
             )
-            made.append(Card(
+            cards.append(Card(
                 sample, picture(self.folder, sample.picture), intact.answer, self._pieces(intact, end), end.mode,
                 longest if longest > LONG else 0,
             ))  # fmt: skip
-        return made
+        return cards
 
     def _pieces(self, intact: SampleOutcome, masked: SampleOutcome) -> list[Piece]:
         return [(kind, visible(text)) for kind, text in changes(intact.answer, masked.answer)]
@@ -182,19 +226,19 @@ class View:
             for point in self.curve:
                 masked = point.outcomes[i]
                 pieces = texts.setdefault(tuple(self._pieces(intact, masked)), len(texts))
-                row.append([pieces, MODES.index(masked.mode), None if masked.clip is None else round(masked.clip, 1)])
+                row.append([pieces, MODES.index(masked.mode), METRICS["clip_score"].show(masked.clip, missing="")])
             cards.append(row)
         total = self.result.neurons_total
         return {
             "ks": self.curve.ks, "start": self.curve.ks.index(self.end), "modes": MODES, "long": LONG,
             "stages": [self.stage(k) for k in self.curve.ks], "total": f"{total:,}", "xs": self.chart.xs,
-            "names": [f"{k:,}" for k in self.curve.ks], "categories": self.categories,
+            "names": [f"{k:,}" for k in self.curve.ks], "clip": METRICS["clip_score"].label, "categories": self.categories,
             "texts": [[list(piece) for piece in pieces] for pieces in texts], "cards": cards,
         }  # fmt: skip
 
     def columns(self) -> list[dict[str, Any]]:
-        """The strip above the slider, one column a k: from where to where each mode goes, of 100, and whether k is named."""
-        found = []
+        """The strip above the slider, one column a k: where each mode begins and its height, of 100; and whether k is named."""
+        columns = []
         for i, p in enumerate(self.result.curve):
             top, parts = 0.0, []
             for mode, share in p.modes.items():
@@ -202,11 +246,11 @@ class View:
                     parts.append((mode, round(top, 2), round(100 * share, 2)))
                     top += 100 * share
             key = p.k in (0, self.collapse.stage1_k, self.collapse.k_star, self.curve.ks[-1])
-            found.append({"x": i, "k": p.k, "parts": parts, "key": key})
-        return found
+            columns.append({"x": i, "k": p.k, "parts": parts, "key": key})
+        return columns
 
     def jumps(self) -> list[tuple[str, int]]:
-        """Buttons: what they are called, and which position they go to."""
+        """Buttons: their names, and the positions they go to."""
         ks = self.curve.ks
         wanted = [("intact", 0), ("stage 1", self.collapse.stage1_k), ("k*", self.collapse.k_star), ("last", ks[-1])]
         return [(name, ks.index(k)) for name, k in wanted if k is not None]
@@ -229,14 +273,20 @@ class View:
         return any(n.expert is not None for n in self.result.top)
 
     # -- evidence ----------------------------------------------------------------------------------------------------
-    def kinds(self) -> list[tuple[ControlKind, float | None]]:
-        """The controls by kind, each with its highest perplexity; None where one is not finite."""
-        made = []
+    def kinds(self) -> list[tuple[ControlGroup, int, str]]:
+        """The controls by kind, each with how many are undecided and with its highest perplexity."""
+        rows = []
         for kind in by_kind(self.result.controls).values():
-            found = [c.metrics.get("ppl_reference") for c in kind.sets]
-            finite = [v for v in found if v is not None]
-            made.append((kind, max(finite) if finite and len(finite) == len(found) else None))
-        return made
+            values = [c.metrics.get(METRIC) for c in kind.sets]
+            finite = [v for v in values if v is not None]
+            highest = max(finite) if finite and len(finite) == len(values) else None
+            words = METRICS[METRIC].show(highest) if values else show(None)
+            rows.append((kind, sum(c.collapsed is None for c in kind.sets), words))
+        return rows
+
+    @property
+    def has_undecided_controls(self) -> bool:
+        return any(undecided for _, undecided, _ in self.kinds())
 
     def strip(self) -> Strip | None:
         """The controls' perplexities beside the critical set's; None without controls."""
@@ -254,17 +304,6 @@ def _flat(value: Any, name: str = "") -> Sequence[tuple[str, str]]:
     if isinstance(value, dict):
         return [row for key, inner in value.items() for row in _flat(inner, f"{name} {key}".strip())]
     return [] if value is None else [(name, show(value))]
-
-
-def number(name: str, value: float | None) -> str:
-    """A metric for people."""
-    if value is None or not math.isfinite(value):
-        return "not finite" if name.startswith("ppl") else "–"
-    if name in SHARES:
-        return f"{100 * value:.0f} %"
-    if name == "clip_score":
-        return f"{value:.1f}"
-    return f"{value:,.4g}" if value < 1e5 else f"{value:.2e}"
 
 
 def picture(folder: Path, name: str | None) -> str | None:

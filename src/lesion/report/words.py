@@ -19,12 +19,12 @@ _WORD = re.compile(r"(?:[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]+)\s*")
 def changes(intact: str, answer: str) -> list[Piece]:
     """The answer in pieces, each the same as in the intact answer, new, or gone from it.
 
-    Words that others have taken the place of are left out, so that an answer which shares nothing with the intact one
-    is shown as itself; words that are gone without such are given.
+    Words that others have replaced are left out, so that an answer which shares nothing with the intact one is shown as
+    itself; words that were dropped are kept, marked as gone.
 
     Args:
         intact: The intact model's answer.
-        answer: The masked model's answer. Its pieces, without those that are gone, are the whole of it.
+        answer: The masked model's answer. Its pieces, without those that are gone, make up the whole of it.
     """
     before, after = _words(intact), _words(answer)
     pieces: list[Piece] = []

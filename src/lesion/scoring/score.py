@@ -122,7 +122,7 @@ class _Sums:
     def __init__(self, model: nn.Module, sites: Sites, names: list[str], options: ScoreOptions) -> None:
         self.model, self.sites, self.names, self.options = model, sites, names, options
         self.samples = self.left_out = 0
-        passes = {name: SCORERS[name].pass_for(options) for name in names}
+        passes: dict[str, Pass] = {name: SCORERS[name].pass_for(options) for name in names}
         # What a forward pass gives, a backward pass that is needed anyway gives too.
         shared: Pass = "gradient" if "gradient" in passes.values() else "forward"
         self._passes: dict[str, Pass] = {n: shared if p == "forward" else p for n, p in passes.items()}
@@ -236,7 +236,7 @@ class _Sums:
         import torch
 
         shaped = [(self._by_sample(batch, site, a), self._by_sample(batch, site, b)) for a, b in pairs]
-        a, other = (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*shaped, strict=True))
+        a, other = shaped[0] if len(shaped) == 1 else (torch.cat([pair[i] for pair in shaped], dim=1) for i in (0, 1))
         for name in self.names:
             scorer = SCORERS[name]
             if self._passes[name] != needs or scorer.reduce is None:

@@ -15,18 +15,20 @@ from lesion.core.progress import Progress
 from lesion.core.sites import Role
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import published
+from lesion.study.importances import importances
 from lesion.study.options import StudyOptions
 from lesion.study.result import Metrics, NeuronEntry
 from lesion.study.rundir import default_folder
-from lesion.study.session import SCORERS_OF, Session
+from lesion.study.session import Session
+from lesion.study.statistics import scorers_for
 
 
 class KnownRow(BaseModel):
-    """What masking the known neurons of one role does; ``collapsed`` by the same rule as in a study."""
+    """What masking the known neurons of one role does; ``collapsed`` by the study's criterion, None where it is undecided."""
 
     role: Role
     neurons: list[NeuronEntry]
-    collapsed: bool
+    collapsed: bool | None
     metrics: Metrics
     evaluation: str
 
@@ -76,17 +78,21 @@ def check_known(
     vlm = model if isinstance(model, VisionLanguageModel) else None
     by_name = expected or published.recognise(name)
     folder = out if out is not None else default_folder(study, "known", by_name.name if by_name else "")
-    with Session.open(study, vlm, folder, progress, ranks=False) as session:
-        expected = by_name or published.recognise(*published.names_of(session.vlm))
-        if expected is None:
+
+    def fitted(vlm: VisionLanguageModel, *_: object) -> tuple[published.Known, dict[Role, NeuronSet]]:
+        entry = by_name or published.recognise(*published.names_of(vlm))
+        if entry is None:
             names = ", ".join(published.names())
             raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {names}")
-        sets: dict[Role, NeuronSet] = {role: expected.neurons(session.vlm.sites, role) for role in published.ROLES}
+        return entry, {role: entry.neurons(vlm.sites, role) for role in published.ROLES}
+
+    with Session.open(study, vlm, folder, progress, ranks=False, check=fitted) as session:
+        expected, sets = fitted(session.vlm)
         samples = list(session.samples.values())
         act = study.intervention()
-        scorers = [scorer for need in act.needs for scorer in SCORERS_OF.get(need, ())]
-        importances = session.importances(samples, scorers, study.scoring()) if scorers else {}
-        ablation = session.ablation(samples, act, importances)
+        scorers = scorers_for(act)
+        means = importances(session, samples, scorers, study.scoring()) if scorers else {}
+        ablation = session.ablation(samples, act, means)
         with session.progress.stage("known coordinates", len(sets)) as advance:
             rows = mask_known(ablation, sets)
             advance(len(sets))
@@ -100,8 +106,8 @@ def mask_known(ablation: Ablation, sets: Mapping[Role, NeuronSet]) -> list[Known
     """What masking each of the sets does."""
     return [
         KnownRow(
-            role=role, neurons=[NeuronEntry.of(n) for n in neurons], collapsed=ablation.decide(evaluation) == "collapsed",
-            metrics=evaluation.metrics, evaluation=evaluation.key,
+            role=role, neurons=[NeuronEntry.of(n) for n in neurons], metrics=evaluation.metrics, evaluation=evaluation.key,
+            collapsed={"collapsed": True, "standing": False, "undecided": None}[ablation.decide(evaluation)],
         )
         for (role, neurons), evaluation in zip(sets.items(), ablation.many(list(sets.values())), strict=True)
     ]  # fmt: skip

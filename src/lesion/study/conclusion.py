@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from PIL import Image
-
 from lesion.ablation.measure import Control
 from lesion.ablation.minimal import Minimal
-from lesion.core.collapse import Collapse, detect_collapse
-from lesion.core.criterion import CRITERIA, Baseline
+from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
-from lesion.core.evaluation import Evaluation
-from lesion.core.files import write_bytes
 from lesion.core.importance import Importance
+from lesion.core.metrics import METRICS
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
-from lesion.core.sites import ROLES
-from lesion.study import rundir
+from lesion.study.entries import control_entry, criterion_entries, example_entries, point_entry, sample_entries
 from lesion.study.health import complaints, near_copies
 from lesion.study.manifest import conditions
 from lesion.study.published import Known, truth_of
-from lesion.study.result import (
-    ControlEntry,
-    CriterionEntry,
-    CurvePoint,
-    Example,
-    NeuronEntry,
-    RankedNeuron,
-    Result,
-    SampleEntry,
-    SiteSummary,
-    by_kind,
-)
+from lesion.study.result import NeuronEntry, RankedNeuron, Result, SiteSummary, by_kind
 from lesion.study.session import Session
 from lesion.study.verdict import Verdict
 
@@ -44,8 +27,6 @@ LISTED = 1000
 """Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
 TOP = 200
 """Neurons of the ranking that are listed with everything that is known of them."""
-PICTURE = 224
-"""Longest side of the small copies of the images, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +61,41 @@ class Findings:
     @cached_property
     def complaints(self) -> list[str]:
         """Why the intact model does not work on this data."""
-        return complaints(Baseline(self.curve.intact, self.curve.chance), self.session.measured)
+        return complaints(self.curve, self.session.measured)
 
     def conclude(self) -> Result:
         """The answer; small copies of the images are written for those who show it."""
         session, options, collapse = self.session, self.session.options, self.collapse
         self._note()
         k_star, end = collapse.k_star, None if collapse.k_star is None else self.curve.at(collapse.k_star)
-        entries, chance = [self._control(c) for c in self.controls], self.curve.chance
+        entries, chance = [control_entry(c) for c in self.controls], self.curve.chance
         random, total = by_kind(entries).get("random"), session.sites.neurons
         verdict = Verdict(
             options.model, options.component, options.role, total, collapse,
             [(n.site.component, n.site.layer) for n in self.critical], (random.drawn, random.fallen) if random else (0, 0),
-            self.complaints,
+            self.complaints, random.undecided if random else 0,
         )  # fmt: skip
         return Result(
             model=options.model, component=options.component, role=options.role, scorer=self.ranking.name,
             alpha=options.alpha, samples=len(session.samples), neurons_total=total,
             baseline=self.curve.intact.metrics,
             chance={"clip_score": None if chance is None else float(chance.mean())},
-            curve=[self._point(p) for p in self.curve], stage1_k=collapse.stage1_k, k_star=k_star,
+            curve=[point_entry(p, collapse) for p in self.curve], stage1_k=collapse.stage1_k, k_star=k_star,
             k_star_fraction=verdict.share, k_star_ci=collapse.k_star_ci, largest_k=collapse.largest_k,
             monotone=collapse.monotone, undecided=list(collapse.undecided), samples_needed=collapse.samples_needed,
-            criterion=options.rule().model_dump(), left_out=collapse.left_out, criteria=self._criteria(),
+            criterion=options.rule().model_dump(), left_out=collapse.left_out,
+            criteria=criterion_entries(self.curve, options.seed),
             critical_neurons=[NeuronEntry.of(self.ranking[i]) for i in range(min(len(self.critical), LISTED))],
             minimal_set=None if self.minimal is None else [NeuronEntry.of(n) for n in self.minimal.neurons],
             minimal_verified=self.minimal is not None and self.minimal.verified, controls=entries,
             modes=None if end is None else end.modes,
-            examples=[] if end is None else self._examples(self.curve.intact, end), top=self._top(), places=self._places(),
+            examples=[] if end is None else example_entries(session.samples, self.curve.intact, end), top=self._top(),
+            places=self._places(),
             known=None if self.known is None else f"{self.known.name} ({self.known.source})",
-            sample_list=self._samples(), chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
+            sample_list=sample_entries(
+                list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
+            ),
+            chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
             complaints=self.complaints, notes=session.notes, handful=verdict.is_handful, verdict=str(verdict),
             command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
             run=str(session.run.path),
@@ -121,12 +107,18 @@ class Findings:
         if not collapse.monotone:
             session.note("the curve is not monotone: at some k the model does notably better than at a smaller one")
         for metric, why in collapse.left_out.items():
-            session.note(
-                f"{metric} was not measured, so collapse is judged by the rest" if why == "not measured"
-                else f"the intact model's {metric} is itself at chance, so it decides nothing; collapse is judged by the rest"
-            )  # fmt: skip
+            label = METRICS[metric].label
+            if why == "at chance":
+                session.note(f"the intact model's {label} is itself at chance, so collapse is judged without it")
+            elif session.clip is not None:  # without a CLIP model that was noted when none was loaded
+                session.note(f"{label} was not measured, so collapse is judged without it")
+        smaller = [k for k in collapse.undecided if k < (collapse.k_star or 0)]
+        if smaller:
+            need = f"; about {collapse.samples_needed:,} samples would" if collapse.samples_needed else ""
+            session.note(f"k* may be smaller: at k = {', '.join(map(str, smaller))} the samples do not decide{need}")
         if not collapse.enough_samples:
-            session.note(f"{collapse.samples} measured samples are too few for an interval, and to tell stage 1 from noise")
+            measured = "1 measured sample is" if collapse.samples == 1 else f"{collapse.samples} measured samples are"
+            session.note(f"{measured} too few for an interval, and to tell stage 1 from noise")
         copies = near_copies(session.measured)
         if copies:
             session.note(
@@ -135,47 +127,8 @@ class Findings:
         for complaint in self.complaints:
             session.note(f"the intact model does not work on this data: {complaint}")
 
-    def _criteria(self) -> list[CriterionEntry]:
-        """What every criterion says of the curve, as far as it goes."""
-        entries = []
-        for criterion in CRITERIA.values():
-            found = detect_collapse(self.curve, self.session.options.seed, criterion)
-            entries.append(CriterionEntry(
-                name=criterion.name, about=criterion.about or str(criterion), k_star=found.k_star,
-                undecided=bool(found.undecided), left_out=found.left_out,
-            ))  # fmt: skip
-        return entries
-
-    def _control(self, control: Control) -> ControlEntry:
-        evaluation = control.evaluation
-        return ControlEntry(
-            kind=control.kind, seed=control.seed, k=control.k,
-            collapsed=None if control.decision in (None, "undecided") else control.decision == "collapsed",
-            evaluation=None if evaluation is None else evaluation.key, **({} if evaluation is None else evaluation.metrics),
-        )  # fmt: skip
-
-    def _point(self, point: Evaluation) -> CurvePoint:
-        return CurvePoint(
-            k=point.k, collapsed=point.k in self.collapse.collapsed, modes=point.modes, evaluation=point.key,
-            outcomes=[o.as_dict() for o in point.outcomes], **point.metrics,
-        )  # fmt: skip
-
-    def _examples(self, intact: Evaluation, masked: Evaluation) -> list[Example]:
-        samples = self.session.samples
-        return [
-            Example(
-                sample=before.id, category=samples[before.id].category, reference=samples[before.id].reference,
-                intact=before.answer, masked=after.answer, mode=after.mode,
-            )
-            for before, after in zip(intact.outcomes, masked.outcomes, strict=True)
-        ]  # fmt: skip
-
     def _top(self) -> list[RankedNeuron]:
-        known = NeuronSet()
-        if self.known is not None:
-            for role in ROLES:
-                if any(site.role == role for site in self.ranking.sites):
-                    known = known | self.known.neurons(self.session.vlm.sites, role)
+        known = NeuronSet() if self.known is None else self.known.everywhere(self.ranking.sites, self.session.vlm.sites)
         made, own = [], self.importances.get(self.ranking.name)
         for i in range(min(TOP, len(self.ranking))):
             neuron = self.ranking[i]
@@ -191,29 +144,6 @@ class Findings:
     def _places(self) -> list[SiteSummary]:
         importance = self.importances.get(self.ranking.name, self.importances["can"])
         return [SiteSummary.of(s, importance.values(s), len(self.critical.indices(s))) for s in importance.sites]
-
-    def _samples(self) -> list[SampleEntry]:
-        ranked, measured = ({s.id for s in part} for part in (self.session.ranked, self.session.measured))
-        return [
-            SampleEntry(
-                id=s.id, category=s.category, reference=s.reference, prompt=s.prompt or self.session.options.prompt,
-                ranked_on=s.id in ranked, measured_on=s.id in measured, picture=self._picture(i, s.image),
-            )
-            for i, s in enumerate(self.session.samples.values())
-        ]  # fmt: skip
-
-    def _picture(self, number: int, image: Image.Image | None) -> str | None:
-        """Writes a small copy, named by number: ids may hold what no file name may."""
-        if image is None:
-            return None
-        small = image.copy()
-        small.thumbnail((PICTURE, PICTURE))
-        data = io.BytesIO()
-        small.save(data, format="JPEG", quality=80)
-        name = f"{rundir.PICTURES}/{number}.jpg"
-        (self.session.run.path / rundir.PICTURES).mkdir(exist_ok=True)
-        write_bytes(self.session.run.path / name, data.getvalue())
-        return name
 
 
 def _finite(value: float) -> float | None:

@@ -6,25 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lesion.core.criterion import Baseline
+from lesion.core.curve import Curve
 from lesion.core.modes import NOT_TEXT_SHARE, REPETITION_SHARE
 from lesion.core.statistics import FEWEST, mean_bounds
 from lesion.data.samples import Sample
 
 UNSURE = 20.0
 """Perplexity of its own greedy answers above which a model is not sure of a word that it says."""
+COIN = 0.5
+"""Share of yes/no questions that a coin answers right."""
 THUMBNAIL, SAME = 16, 12
 """Two images are near copies when no channel of their 16 x 16 thumbnails differs by more than 12 of 255."""
 
 
-def complaints(baseline: Baseline, samples: Sequence[Sample]) -> list[str]:
+def complaints(curve: Curve, samples: Sequence[Sample]) -> list[str]:
     """What is wrong with the intact model's answers, one clause each; empty where nothing is.
 
     Args:
-        baseline: The intact model on the samples.
-        samples: Those.
+        curve: Its first point is the intact model.
+        samples: That it was measured on.
     """
-    intact, outcomes, wrong = baseline.intact, baseline.intact.outcomes, []
+    intact, outcomes = curve.intact, curve.intact.outcomes
+    wrong: list[str] = []
     own = intact.metrics["ppl_generated"]
     if own is None or own > UNSURE:
         wrong.append(f"it is unsure of its own answers (perplexity {'not finite' if own is None else f'{own:,.3g}'})")
@@ -36,12 +39,17 @@ def complaints(baseline: Baseline, samples: Sequence[Sample]) -> list[str]:
     questions = {s.prompt for s in samples}
     if len(outcomes) >= FEWEST and len(questions) == 1 and len({o.answer for o in outcomes}) == 1:
         wrong.append(f"it gives the same answer to all {len(outcomes)} samples")
-    if intact.clip is not None and baseline.chance is not None and len(outcomes) >= FEWEST:
-        gap = intact.clip - baseline.chance
+    right = [float(o.correct) for o in outcomes if o.correct is not None]
+    if len(right) == len(outcomes) >= FEWEST:
+        # The answers are yes and no, which describe no picture.
+        if mean_bounds(np.array(right) - COIN)[0] <= 0:
+            wrong.append(f"it answers yes/no questions no better than a coin ({100 * np.mean(right):.0f} % right)")
+    elif intact.clip is not None and curve.chance is not None and len(outcomes) >= FEWEST:
+        gap = intact.clip - curve.chance
         if mean_bounds(gap)[0] <= 0:
             wrong.append(
                 f"its answers fit their own images no better than other images (CLIP score {intact.clip.mean():.1f}, "
-                f"chance {baseline.chance.mean():.1f})"
+                f"chance {curve.chance.mean():.1f})"
             )
     return wrong
 

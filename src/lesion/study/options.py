@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lesion.core.criterion import CRITERIA, CollapseCriterion, Criterion, get_criterion, register_criterion
+from lesion.core.criterion import CRITERIA, CollapseCriterion, Criterion, Judgement, get_criterion, register_criterion
 from lesion.core.errors import OptionError, RunError
 from lesion.core.sites import parse_layers
 from lesion.data.samples import DEFAULT_PROMPT, SCENES
@@ -68,16 +68,16 @@ class StudyOptions(BaseModel):
     batch_size: int = Field(16, ge=1, description="images at a time; does not change the answer")
 
     @classmethod
-    def parse(cls, **given: Any) -> StudyOptions:
+    def parse(cls, **values: Any) -> StudyOptions:
         """Checks options. A criterion may also be a function (:func:`lesion.core.criterion.register_criterion`).
 
         Raises:
             OptionError: An unknown option, or a value that makes no sense; one line for the first of them.
         """
-        if "criterion" in given:
-            given["criterion"] = _criterion(given["criterion"])
+        if "criterion" in values:
+            values["criterion"] = _criterion(values["criterion"])
         try:
-            options = cls(**given)
+            options = cls(**values)
         except ValidationError as error:
             raise OptionError(first_complaint(error, cls)) from None
         if not get_scorer(options.scorer).ranks:
@@ -148,30 +148,32 @@ def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _criterion(given: Any) -> Any:
+def _criterion(criterion: Any) -> Any:
     """A criterion as the options keep it: by its name where that says it all, otherwise as data."""
-    if callable(given) and not isinstance(given, type):
-        name = getattr(given, "__qualname__", type(given).__name__)
+    if callable(criterion) and not isinstance(criterion, type):
+        name = getattr(criterion, "__qualname__", type(criterion).__name__)
+        if isinstance(CRITERIA.get(name), CollapseCriterion):
+            raise OptionError(f"criterion {name!r} is one of lesion's own; give the function another name")
         CRITERIA.pop(name, None)
-        register_criterion(name)(given)
+        register_criterion(name)(cast("Judgement", criterion))
         return name
-    if isinstance(given, str) and given.endswith((".yaml", ".yml", ".json")):
+    if isinstance(criterion, str) and criterion.endswith((".yaml", ".yml", ".json")):
         try:
-            given = yaml.safe_load(Path(given).read_text())
+            criterion = yaml.safe_load(Path(criterion).read_text())
         except (OSError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise OptionError(f"the criterion in {given} cannot be read: {reason}") from None
-    if isinstance(given, dict) and "function" in given:
-        return given["name"]
-    if isinstance(given, dict):
+            raise OptionError(f"the criterion in {criterion} cannot be read: {reason}") from None
+    if isinstance(criterion, dict) and "function" in criterion:
+        return criterion["name"]
+    if isinstance(criterion, dict):
         try:
-            given = CollapseCriterion(**given)
+            criterion = CollapseCriterion(**criterion)
         except (ValidationError, TypeError) as error:
             what = first_complaint(error, CollapseCriterion) if isinstance(error, ValidationError) else error
             raise OptionError(f"not a criterion: {what}") from None
-    if isinstance(given, CollapseCriterion) and CRITERIA.get(given.name) == given:
-        return given.name
-    return given
+    if isinstance(criterion, CollapseCriterion) and CRITERIA.get(criterion.name) == criterion:
+        return criterion.name
+    return criterion
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lesion import zoo
 from lesion.core.errors import OptionError
 from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.sites import ROLES as FEED_FORWARD
 from lesion.core.sites import Role, Site, Sites
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Known:
         """
         dense = [s for s in sites if s.component == "language" and s.expert is None]
         by_layer: dict[int, Site] = {s.layer: s for s in dense if s.role == role}
-        found = []
+        neurons = []
         for at in self.coordinates:
             index = at.row if role == "down" else at.column
             site = by_layer.get(at.layer)
@@ -68,8 +69,21 @@ class Known:
                     f"{self.name} has a known {role} neuron {index} in language layer {at.layer}; "
                     f"this model has {f'{site.width} there' if site else 'no such layer'}"
                 )
-            found.append(Neuron(site, index))
-        return NeuronSet(found)
+            neurons.append(Neuron(site, index))
+        return NeuronSet(neurons)
+
+    def everywhere(self, chosen: Sites, sites: Sites) -> NeuronSet:
+        """The coordinates as neurons of every feed-forward role that some sites have.
+
+        Args:
+            chosen: Say which roles.
+            sites: Of the model.
+        """
+        roles = [role for role in FEED_FORWARD if any(site.role == role for site in chosen)]
+        neurons = NeuronSet()
+        for role in roles:
+            neurons = neurons | self.neurons(sites, role)
+        return neurons
 
 
 def _known(name: str, pattern: str, source: str, *coordinates: tuple[int, int, int]) -> Known:
@@ -129,16 +143,16 @@ def known(name: str) -> Known:
     raise OptionError(f"nothing is known of {name!r}; known: {', '.join(names())}")
 
 
-def recognise(*given: str | None) -> Known | None:
+def recognise(*names: str | None) -> Known | None:
     """What is known of a model by its names.
 
     Args:
-        given: The name that the user gave, and ``_name_or_path`` of its configs; case does not matter.
+        names: The name that the user gave, and ``_name_or_path`` of its configs; case does not matter.
 
     Returns:
         The first entry whose pattern is found in one of the names, in the order of the names; None if there is none.
     """
-    for name in given:
+    for name in names:
         for entry in (*(make() for make in _SEEDED.values()), *PUBLISHED):
             if name and re.search(entry.pattern, name.lower()):
                 return entry
@@ -161,14 +175,14 @@ def truth_of(vlm: VisionLanguageModel, expect: str | None) -> Known | None:
     Raises:
         OptionError: ``expect`` names nothing that is known, or what does not fit the model.
     """
-    found = known(expect) if expect is not None else recognise(vlm.name, *names_of(vlm))
+    entry = known(expect) if expect is not None else recognise(vlm.name, *names_of(vlm))
     try:
-        if found is not None:
+        if entry is not None:
             for role in ROLES:
-                found.neurons(vlm.sites, role)
+                entry.neurons(vlm.sites, role)
     except OptionError:
         # A model that only bears the name (a tiny one of the same family, say) is not what was published.
         if expect is not None:
             raise
         return None
-    return found
+    return entry

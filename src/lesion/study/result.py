@@ -165,9 +165,19 @@ class ControlGroup:
         return sum(bool(c.collapsed) for c in self.sets)
 
     @property
+    def undecided(self) -> int:
+        """Of how many the samples do not tell."""
+        return sum(c.collapsed is None for c in self.sets)
+
+    @property
+    def standing(self) -> int:
+        """How many leave the model standing."""
+        return self.drawn - self.fallen - self.undecided
+
+    @property
     def bound(self) -> float | None:
         """With 95 % confidence at most this share of all such sets collapses the model; None where none was drawn."""
-        return share_upper_bound(self.fallen, self.drawn) if self.sets else None
+        return share_upper_bound(self.fallen + self.undecided, self.drawn) if self.sets else None
 
 
 def by_kind(controls: Sequence[ControlEntry]) -> dict[str, ControlGroup]:
@@ -245,7 +255,9 @@ class Result(BaseModel):
         """
         file = Path(path) / RESULT if Path(path).is_dir() else Path(path)
         try:
-            return cls.model_validate_json(file.read_bytes())
+            result = cls.model_validate_json(file.read_bytes())
+            result.run = str(file.parent)  # a run directory may have been moved since
+            return result
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{file} cannot be read ({reason}); expected the run directory of a finished study") from None
@@ -297,9 +309,10 @@ class Result(BaseModel):
         for kind in by_kind(self.controls).values():
             if kind.bound is not None:
                 bound = f"{100 * kind.bound:.0f} %"
+                unsure = f", {kind.undecided} are undecided" if kind.undecided else ""
                 lines.append(
-                    f"{kind.label}: {kind.fallen} of {kind.drawn} collapse the model (with 95 % confidence, at most {bound} "
-                    "of all such sets do)."
+                    f"{kind.label}: {kind.fallen} of {kind.drawn} collapse the model{unsure} (with 95 % confidence, at most "
+                    f"{bound} of all such sets do)."
                 )
         if self.minimal_set is not None and self.minimal_verified:
             count = len(self.minimal_set)
@@ -317,7 +330,9 @@ class Result(BaseModel):
     def __repr__(self) -> str:
         minimal = "not sought" if self.minimal_set is None else ", ".join(map(str, self.minimal_set[:6]))
         groups = by_kind(self.controls).values()
-        controls = ", ".join(f"{g.kind} {g.drawn - g.fallen} of {g.drawn}" for g in groups)
+        controls = ", ".join(
+            f"{g.kind} {g.standing} of {g.drawn}" if g.drawn else f"{g.kind} could not be drawn" for g in groups
+        )
         star = "none" if self.k_star is None else f"{self.k_star:,}"
         lines = [
             f"Result of {self.command}",

@@ -70,7 +70,9 @@ class RunDirectory:
         config = self.path / CONFIG
         if config.exists():
             held, new = StudyOptions.from_yaml(config.read_text(), str(config)).question(), options.question()
-            differing = [name for name in new if held[name] != new[name]]
+            # A name makes no other model: where a manifest says what the model was, its identity is compared (check_same).
+            named = {"model"} if (self.path / MANIFEST).exists() else set()
+            differing = [name for name in new if held[name] != new[name] and name not in named]
             if differing:
                 first = differing[0]
                 raise RunError(

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lesion.core.identity import Identity
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
+from lesion.core.sites import Sites
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study.options import StudyOptions
+from lesion.study.own import IN_PYTHON, own_order
+from lesion.study.pipeline import check_stage, run_stages
 from lesion.study.result import Result
-from lesion.study.rundir import default_folder
+from lesion.study.rundir import RANKING, default_folder
 from lesion.study.session import Session
-from lesion.study.stages import GIVEN, run_stages
 
 
 class Study:
@@ -41,7 +44,7 @@ class Study:
         self._model = None if isinstance(model, str) else model
         self._ranking, self._progress = ranking, progress
         if ranking is not None:
-            options["neurons"] = f"{GIVEN}{ranking.digest}"
+            options["neurons"] = f"{IN_PYTHON}{ranking.digest}"
         self.options = StudyOptions.parse(model=model if isinstance(model, str) else model.name, **options)
         self.out = Path(out) if out is not None else default_folder(self.options, self.options.component, self.options.role)
 
@@ -58,5 +61,13 @@ class Study:
             NeuronSetError: Neurons that were given do not fit this model.
             RunError: The run directory holds another study, another model's or other data, or another process works in it.
         """
-        with Session.open(self.options, self._model, self.out, self._progress) as session:
+        check_stage(start)  # before anything is loaded
+        with Session.open(self.options, self._model, self.out, self._progress, check=self._fits) as session:
             return run_stages(session, self._ranking, start)
+
+    def _fits(self, vlm: VisionLanguageModel, sites: Sites, identity: Identity) -> None:
+        """Whether neurons of one's own are this model's."""
+        if self._ranking is not None:
+            self._ranking[:].fit(sites, identity)
+        elif not (self.out / RANKING).exists():
+            own_order(self.options, sites, identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from lesion.ablation.evaluator import likelihood
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.evaluation import perplexity
+from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import mask
 from lesion.models.inputs import Answer
 from lesion.models.vlm import VisionLanguageModel
-from lesion.study.rundir import CRITICAL, RANKING
+from lesion.study.rundir import CRITICAL, MANIFEST, RANKING, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Trial:
 
     Attributes:
         sample: The image's id.
-        prompt: What was asked.
-        neurons: What was masked.
+        prompt: The question.
+        neurons: What was masked; they know in which model they were found.
         intact: The intact model's answer.
         masked: The masked model's answer.
         ppl_intact: Perplexity that the intact model gives its own answer.
@@ -42,9 +44,11 @@ class Trial:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
+        identity = self.neurons.identity
         return {
-            "sample": self.sample, "prompt": self.prompt, "neurons": [n.as_dict() for n in self.neurons], "intact": self.intact,
-            "masked": self.masked, "ppl_intact": self.ppl_intact, "ppl_reference": self.ppl_reference,
+            "sample": self.sample, "prompt": self.prompt, "neurons": self.neurons.table(),
+            "neurons_of": None if identity is None else identity.as_dict(), "intact": self.intact, "masked": self.masked,
+            "ppl_intact": self.ppl_intact, "ppl_reference": self.ppl_reference,
         }  # fmt: skip
 
 
@@ -55,7 +59,7 @@ def attempt(vlm: VisionLanguageModel, sample: Sample, neurons: NeuronSet, prompt
         vlm: The model; it is left as it was.
         sample: The image.
         neurons: What is masked; of this model's sites.
-        prompt: What is asked, if the sample has no prompt of its own.
+        prompt: The question, if the sample has none of its own.
         max_new_tokens: Longest answer.
     """
     prompts = [vlm.prompt(sample, prompt)]
@@ -75,7 +79,12 @@ def _perplexity(vlm: VisionLanguageModel, contexts: list[Any], answer: Answer) -
 
 
 def neurons_of(
-    vlm: VisionLanguageModel, file: str | None, run: str | None, top: int | None, force: bool = False
+    vlm: VisionLanguageModel,
+    file: str | None,
+    run: str | None,
+    top: int | None,
+    force: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> NeuronSet:
     """The neurons that a user names.
 
@@ -85,19 +94,36 @@ def neurons_of(
         run: a run directory, whose critical set is taken, or
         top: so many of the first of its ranking.
         force: Take them though they were found in another model.
+        warn: Called with one line where ``force`` decides it.
 
     Raises:
         OptionError: Neither a file nor a run, or both.
-        NeuronSetError: They cannot be read, do not fit the model, or are none.
+        NeuronSetError: They cannot be read, do not fit the model, were found in another one, or are none.
+        RunError: The run's manifest cannot be read.
     """
     if (file is None) == (run is None):
         raise OptionError("which neurons? give --neurons FILE, or --run RUN (its critical set), or --run RUN --top K")
     if top is not None and run is None:
         raise OptionError("--top needs --run RUN, whose ranking it counts in")
     if run is not None and top is not None:
-        return Ranking.load(Path(run) / RANKING, vlm.sites, top).top(top)
-    where = Path(run) / CRITICAL if run is not None else Path(file or "")
-    neurons = NeuronSet.load(where).fit(vlm.sites, vlm.identity(), force)
-    if not len(neurons):
-        raise NeuronSetError(f"{where} has no neurons, as after no collapse; --run RUN --top K takes the first K")
-    return neurons
+        neurons = Ranking.load(Path(run) / RANKING, vlm.sites, top).top(top)
+        neurons.identity = _identity_of(run)
+    else:
+        path = Path(run) / CRITICAL if run is not None else Path(file or "")
+        neurons = NeuronSet.load(path)
+        if not len(neurons):
+            raise NeuronSetError(f"{path} has no neurons, as after no collapse; --run RUN --top K takes the first K")
+    identity = vlm.identity()
+    members = neurons.fit(vlm.sites, identity, force)
+    if identity.differs_from(neurons.identity):
+        warn(f"--force: the neurons were found in {neurons.identity}; this model is {identity}")
+    return members
+
+
+def _identity_of(run: str) -> Identity | None:
+    """The model that a run directory was made with, which its ranking does not say; None where nothing says it."""
+    manifest = RunDirectory(Path(run)).read_json(MANIFEST)
+    try:
+        return None if manifest is None else Identity.from_dict(manifest["model"])
+    except (KeyError, TypeError):
+        return None

@@ -37,6 +37,7 @@ class Verdict:
         layers: (component, layer) of each critical neuron.
         random: How many random control sets of the critical size were drawn, and how many collapse the model.
         complaints: Why the intact model does not work on this data (:mod:`lesion.study.health`).
+        unsure: Of how many random sets the samples do not tell whether they collapse the model; such a set is no evidence.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Verdict:
     layers: Sequence[tuple[str, int]] = ()
     random: tuple[int, int] = (0, 0)
     complaints: Sequence[str] = field(default_factory=list)
+    unsure: int = 0
 
     @property
     def share(self) -> float | None:
@@ -57,7 +59,7 @@ class Verdict:
     def luck(self) -> Luck:
         """Whether random sets of the same size leave the model standing, as far as the controls can tell."""
         drawn, fallen = self.random
-        if drawn and share_upper_bound(fallen, drawn) <= LUCKY:
+        if drawn and share_upper_bound(fallen + self.unsure, drawn) <= LUCKY:
             return "stands"
         return "falls too" if fallen else "not tested"
 
@@ -70,7 +72,8 @@ class Verdict:
     @property
     def is_handful(self) -> bool:
         """Whether there is a critical handful; see the module."""
-        return self.is_few and self.luck == "stands" and not self.complaints
+        surely = not any(k < (self.collapse.k_star or 0) for k in self.collapse.undecided)
+        return self.is_few and surely and self.luck == "stands" and not self.complaints
 
     @property
     def what(self) -> str:
@@ -89,33 +92,47 @@ class Verdict:
         return " ".join(lines)
 
     def _no_collapse(self) -> str:
-        found = self.collapse
-        if found.undecided:
-            need = f"; about {found.samples_needed:,} would" if found.samples_needed else ""
+        collapse = self.collapse
+        if collapse.undecided:
             return (
-                f"Undecided: {found.samples} measured samples do not tell whether masking {found.undecided[0]:,} of "
-                f"{self.what} collapses {self.model}{need}."
+                f"Undecided: {self._few()} not tell whether masking {collapse.undecided[0]:,} of {self.what} collapses "
+                f"{self.model}{self._need()}."
             )
-        if found.collapsed:
-            return f"No lasting collapse up to k = {found.largest_k:,} of {self.what}: {self.model} recovers at a larger k."
-        if found.largest_k < self.neurons_total:
-            return f"No collapse up to k = {found.largest_k:,} of {self.what} in {self.model}; larger sets were not tried."
+        if collapse.collapsed:
+            return f"No lasting collapse up to k = {collapse.largest_k:,} of {self.what}: {self.model} recovers at a larger k."
+        if collapse.largest_k < self.neurons_total:
+            return f"No collapse up to k = {collapse.largest_k:,} of {self.what} in {self.model}; larger sets were not tried."
         return f"No collapse: {self.model} still stands with all {self.what} masked."
+
+    def _few(self) -> str:
+        return "1 measured sample does" if self.collapse.samples == 1 else f"{self.collapse.samples} measured samples do"
+
+    def _need(self) -> str:
+        return f"; about {self.collapse.samples_needed:,} would" if self.collapse.samples_needed else ""
 
     def _collapse(self) -> str:
         k_star, share = self.collapse.k_star or 0, 100 * (self.share or 0)
         drawn, fallen = self.random
+        standing = drawn - fallen - self.unsure
+        open_ks = [k for k in self.collapse.undecided if k < k_star]
+        if open_ks:
+            return (
+                f"Masking {k_star:,} of {self.what} collapses {self.model}. From k = {min(open_ks):,} on, {self._few()} "
+                f"not tell whether it has collapsed already{self._need()}."
+            )
         if not self.is_few:
-            stands = "" if not drawn else f" {drawn - fallen} of {drawn} random sets of that size leave it standing."
+            stands = "" if not drawn else f" {standing} of {drawn} random sets of that size leave it standing."
             until = f"{k_star:,} of {self.what} ({share:.2g} %)"
             return f"No critical handful: {self.model} stands until {until} are masked.{stands}"
         does = f"Masking {k_star} of {self.what}, {self._place()}, collapses {self.model}"
         if self.luck == "stands":
             end = "" if self.complaints else ": a critical handful"
-            return f"{does}{end}. {drawn - fallen} of {drawn} random sets of that size leave it standing."
+            return f"{does}{end}. {standing} of {drawn} random sets of that size leave it standing."
         if self.luck == "falls too":
             return f"{does}; but {fallen} of {drawn} random sets of that size do so too, so these are no critical handful."
         tested = "were not tried" if not drawn else f"were tried {drawn} times only, which is too few to tell"
+        if self.unsure:
+            tested = f"were tried {drawn} times, and of {self.unsure} of them the samples do not tell"
         return f"{does}. Whether others would do the same is open: random sets of that size {tested}."
 
     def _place(self) -> str:

@@ -39,12 +39,12 @@ def entries(source: str, category: str | None = None) -> list[Entry]:
     Raises:
         DataError: No such folder or file, no image in it, a line that is not what it should be, or no image of the category.
     """
-    found = _all(source)
+    every = _all(source)
     if category is None:
-        return found
-    chosen = [replace(e, category=category) for e in found if category in (e.inside or {e.category})]
+        return every
+    chosen = [replace(e, category=category) for e in every if category in (e.inside or {e.category})]
     if not chosen:
-        names = sorted({name for e in found for name in (e.inside or {e.category}) if name})
+        names = sorted({name for e in every for name in (e.inside or {e.category}) if name})
         raise DataError(f"{source} has no image of category {category!r}; it has {', '.join(names[:20]) or 'no categories'}")
     return chosen
 

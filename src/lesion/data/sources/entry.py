@@ -15,7 +15,7 @@ REFERENCE, CATEGORY, PROMPT = ("answer", "text", "caption", "captions", "txt"), 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An image that can be read, and what is said of it.
+    """An image that can be read, and what is known of it.
 
     Attributes:
         id: Unique within the data.

@@ -19,19 +19,19 @@ def images(folder: Path) -> list[Entry]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise DataError(f"{folder} has no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
-    said = {**_captions(folder / CAPTIONS), **_metadata(folder / METADATA)}
+    texts = {**_captions(folder / CAPTIONS), **_metadata(folder / METADATA)}
     made = []
     for path in paths:
         inside = path.relative_to(folder)
         name = inside.as_posix()
-        about = said.get(name, {})
+        about = texts.get(name, {})
         category = first(about, CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
         made.append(Entry(name, path, category, first(about, REFERENCE), first(about, PROMPT)))
     return made
 
 
 def _metadata(file: Path) -> dict[str, dict[str, Any]]:
-    """Hugging Face's ``metadata.jsonl``: file name -> what is said of it."""
+    """Hugging Face's ``metadata.jsonl``: file name -> its texts."""
     if not file.exists():
         return {}
     rows = _lines(file)
@@ -45,7 +45,7 @@ def _captions(file: Path) -> dict[str, dict[str, Any]]:
     """``captions.txt``: a file name, then a tab or the first comma, then a caption. Of several captions the first counts."""
     if not file.exists():
         return {}
-    found: dict[str, dict[str, Any]] = {}
+    captions: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):
         name, separator, caption = line.partition("\t") if "\t" in line else line.partition(",")
         if not line.strip() or (number == 1 and name.strip().lower() in ("image", "file_name", "filename")):
@@ -53,8 +53,8 @@ def _captions(file: Path) -> dict[str, dict[str, Any]]:
         if not separator:
             raise DataError(f"{file}, line {number}: expected a file name, a tab or comma, and a caption; found {line[:60]!r}")
         # Flickr8k numbers the captions of an image: name.jpg#0
-        found.setdefault(name.strip().split("#")[0], {"caption": caption.strip()})
-    return found
+        captions.setdefault(name.strip().split("#")[0], {"caption": caption.strip()})
+    return captions
 
 
 def jsonl(file: Path) -> list[Entry]:
@@ -132,7 +132,7 @@ def _coco_file(file: Path, needed: Iterable[str]) -> dict[str, Any]:
 
 def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
     """A JSONL file's rows with their line numbers; each an object."""
-    found = []
+    rows = []
     for number, line in enumerate(_text(file).splitlines(), start=1):
         if not line.strip():
             continue
@@ -142,8 +142,8 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
             raise DataError(f"{file}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{file}, line {number}: expected an object; found {line.strip()[:60]}")
-        found.append((number, row))
-    return found
+        rows.append((number, row))
+    return rows
 
 
 def _text(file: Path) -> str:

@@ -43,7 +43,7 @@ def _shard(file: Path, name: str) -> list[Entry]:
             image = _image(members)
             if image is None:
                 continue
-            about = _said(tar, file, members)
+            about = _about(tar, file, members)
             # A member of a tar that is not packed lies in it as it is, so it can be read later without the archive's index.
             read = partial(_slice, file, image.offset_data, image.size)
             made.append(Entry(f"{name}/{key}", read, first(about, CATEGORY), first(about, REFERENCE), first(about, PROMPT)))
@@ -52,13 +52,13 @@ def _shard(file: Path, name: str) -> list[Entry]:
 
 def _by_key(tar: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Key -> ending -> member. A key ends at the first dot of the file's name, as webdataset has it."""
-    found: dict[str, dict[str, tarfile.TarInfo]] = {}
+    by_key: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
         path = PurePosixPath(member.name)
         stem, dot, ending = path.name.partition(".")
         if member.isfile() and stem and dot:
-            found.setdefault(path.with_name(stem).as_posix(), {})[ending.lower()] = member
-    return found
+            by_key.setdefault(path.with_name(stem).as_posix(), {})[ending.lower()] = member
+    return by_key
 
 
 def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
@@ -67,7 +67,7 @@ def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
     return members[endings[0]] if endings else None
 
 
-def _said(tar: tarfile.TarFile, file: Path, members: dict[str, tarfile.TarInfo]) -> dict[str, Any]:
+def _about(tar: tarfile.TarFile, file: Path, members: dict[str, tarfile.TarInfo]) -> dict[str, Any]:
     """``KEY.json``'s object, with the texts that have files of their own."""
     texts = dict(_texts(tar, file, members, ("json", "cls", *_TEXTS)))
     try:

@@ -77,8 +77,8 @@ def saved(folder: Path) -> list[Entry]:
         DataError: It cannot be loaded, has no column of images or no rows, or `datasets` is not installed.
     """
     datasets = _library(str(folder))
-    found = _attempt(str(folder), lambda: datasets.load_from_disk(str(folder)))
-    splits = found if isinstance(found, dict) else {str(found.split or "row"): found}
+    loaded = _attempt(str(folder), lambda: datasets.load_from_disk(str(folder)))
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "row"): loaded}
     return _entries(str(folder), (_Dataset(str(folder), name, data, folder) for name, data in splits.items()))
 
 
@@ -89,15 +89,15 @@ def hub(source: str) -> list[Entry]:
         DataError: No such data set or split, the hub cannot be reached, no column of images, no rows, or `datasets` is not
             installed.
     """
-    asked = _HUB.fullmatch(source)
-    if asked is None:
+    match = _HUB.fullmatch(source)
+    if match is None:
         raise DataError(f"{source!r}: expected {HUB}OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
-    name, config, revision = asked["name"], asked["config"], asked["revision"]
+    name, config, revision = match["name"], match["config"], match["revision"]
     if Path(name).exists():
         # `datasets` would read that instead, and the same command would mean other data elsewhere.
         raise DataError(f"{source}: there is a local {name}, which hides the hub's; to read it, leave out {HUB}")
     datasets = _library(source)
-    split = asked["split"]
+    split = match["split"]
     if split is None:
         splits = _attempt(source, lambda: datasets.get_dataset_split_names(name, config, revision=revision))
         if len(splits) != 1:
@@ -113,9 +113,9 @@ def _entries(where: str, tables: Iterable[_Table]) -> list[Entry]:
     for table in tables:
         image = _image_column(table)
         read = partial(_image_bytes, table, image)
-        for row, about in enumerate(_said(table, image)):
-            said = first(about, CATEGORY), first(about, REFERENCE), first(about, PROMPT)
-            made.append(Entry(f"{table.prefix}/{row}", partial(read, row), *said))
+        for row, about in enumerate(_texts(table, image)):
+            texts = first(about, CATEGORY), first(about, REFERENCE), first(about, PROMPT)
+            made.append(Entry(f"{table.prefix}/{row}", partial(read, row), *texts))
     if not made:
         raise DataError(f"{where} has no rows")
     return made
@@ -130,17 +130,17 @@ def _image_column(table: _Table) -> str:
     packed = [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
     kinds = ("binary", "string") if table.folder else ("binary",)
     named = [name for name in IMAGE if name in packed or str(getattr(features.get(name), "dtype", "")).endswith(kinds)]
-    for found in (typed, named, packed):
-        if found:
-            return next((name for name in IMAGE if name in found), found[0])
+    for columns in (typed, named, packed):
+        if columns:
+            return next((name for name in IMAGE if name in columns), columns[0])
     raise DataError(
         f"{table.where} has no column of images; expected an Image feature or one of {', '.join(IMAGE)}; "
         f"it has {', '.join(features) or 'no columns'}"
     )
 
 
-def _said(table: _Table, image: str) -> Iterable[dict[str, Any]]:
-    """Row by row what is said of the image; a class is its name, not its number."""
+def _texts(table: _Table, image: str) -> Iterable[dict[str, Any]]:
+    """Row by row the texts about the image; a class is its name, not its number."""
     names = [n for n in (*CATEGORY, *REFERENCE, *PROMPT) if n != image and _is_text(table.features.get(n))]
     columns = [_named(table.features[name], table.column(name)) for name in names]
     return (dict(zip(names, (c[row] for c in columns), strict=True)) for row in range(table.rows))

@@ -159,7 +159,7 @@ class Slider {
     card.classList.toggle('same-as-intact', row[at][0] === row[0][0]);
     const intact = row[0][2];
     card.querySelector('.clip-score').textContent =
-      clip === null || intact === null ? '' : `· CLIP ${at === 0 ? '' : intact.toFixed(0) + ' → '}${clip.toFixed(0)}`;
+      clip === '' || intact === '' ? '' : `· ${this.data.clip} ${at === 0 ? '' : intact + ' → '}${clip}`;
   }
 
   /* Where we are on the curve. */

@@ -1,0 +1,81 @@
+"""Scoring in a session: every site by every scorer at once, kept in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lesion.core.importance import Importance
+from lesion.core.importance import load as load_importances
+from lesion.core.importance import save as save_importances
+from lesion.core.sites import Sites
+from lesion.data.samples import Sample, digest
+from lesion.scoring.options import ScoreOptions
+from lesion.scoring.score import score
+from lesion.scoring.scorers import get_scorer
+from lesion.study import rundir
+from lesion.study.options import StudyOptions
+from lesion.study.session import Session
+from lesion.study.statistics import scorers_for
+
+SCORED = ("can", "activation", "gradient")
+"""What every study scores besides its own scorer: they cost nothing more, and the controls and the report use them."""
+
+
+def study_scorers(options: StudyOptions) -> tuple[str, ...]:
+    """What a study scores: its own scorer, :data:`SCORED`, and what its mask needs."""
+    return tuple(dict.fromkeys((options.scorer, *SCORED, *scorers_for(options.intervention()))))
+
+
+def rankable(importances: Mapping[str, Importance]) -> dict[str, Importance]:
+    """Those by which neurons can be ranked; the others are statistics."""
+    return {name: importance for name, importance in importances.items() if get_scorer(name).ranks}
+
+
+def scored_sites(session: Session) -> Sites:
+    """What is scored: every feed-forward site, for the map of the model, and the chosen ones."""
+    return Sites({s.key: s for s in (*session.vlm.sites.select(), *session.sites)}.values())
+
+def importances(
+    session: Session,
+    samples: Sequence[Sample],
+    scorers: Sequence[str],
+    options: ScoreOptions,
+    file: str = rundir.IMPORTANCE,
+    sites: Sites | None = None,
+) -> dict[str, Importance]:
+    """All sites, all scorers, one forward and one backward pass a batch.
+
+    Args:
+        session: Open.
+        samples: On which.
+        scorers: Names in :data:`lesion.scoring.scorers.SCORERS`.
+        options: Of the scorers.
+        file: Name in the run directory; what it holds is used if it was made from the same.
+        sites: What is scored; default: :func:`scored_sites`.
+    """
+    sites = scored_sites(session) if sites is None else sites
+    key = session.key("importance", digest(samples), session.options.target, [s.key for s in sites], *scorers, repr(options))
+    path = session.run.path / file
+    kept = load_importances(path, sites, key) if path.exists() else None
+    if kept is None:
+        prompts, targets = [session.prompts[s.id] for s in samples], [session.targets[s.id] for s in samples]
+        batches = session.vlm.batches(prompts, targets, session.options.batch_size)
+        with session.progress.stage("scoring neurons", len(samples)) as advance:
+            kept = score(session.vlm.model, sites, batches, scorers, options, advance)
+        path.parent.mkdir(exist_ok=True)
+        save_importances(path, kept, key)
+    return kept
+
+
+def note_unscored(session: Session, importance: Importance, samples: int, sites: Sites) -> None:
+    """Notes what the scoring could not see: samples without a finite loss, sites that no gradient reached."""
+    if importance.samples < samples:
+        session.note(f"{samples - importance.samples} samples were left out of the scoring: their loss is not finite")
+    unseen = [site for site in sites if site.key not in importance.sums]
+    for site in unseen:
+        if site.expert is None:
+            session.note(f"no gradient reached {site.key}; its neurons score 0")
+    idle = {(site.path, site.expert) for site in unseen if site.expert is not None}
+    if idle:
+        every = {(site.path, site.expert) for site in sites if site.expert is not None}
+        session.note(f"{len(idle)} of {len(every)} experts were given no token; their neurons score 0")
