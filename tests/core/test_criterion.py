@@ -195,7 +195,7 @@ def test_any_is_enough_where_the_rule_says_so():
 
 def test_every_criterion_says_in_words_what_it_holds_against_what():
     assert str(PAPER) == (
-        "perplexity of the intact answers at least 10 times the intact one and CLIP score at chance (at most 10 % of its "
+        "perplexity of the intact answers at least 10 times the intact model's and CLIP score at chance (at most 10 % of its "
         "distance from chance left)"
     )
     assert str(DEGENERATION) == "collapsed answers at least 50 %"
@@ -232,7 +232,7 @@ def test_a_function_is_resampled_with_its_samples():
 
     register_criterion("third")(third)
     intact = baseline([80.0] * 8)
-    modes: tuple[Mode, ...] = (*(("empty",) * 3), *(("intact",) * 5))
+    modes: tuple[Mode, ...] = ("empty", "empty", "empty", "intact", "intact", "intact", "intact", "intact")
     masked = Evaluation(1, tuple(outcome(i, LOW, 80.0, mode) for i, mode in enumerate(modes)))
     draws = np.random.default_rng(0).integers(8, size=(2000, 8))
     decisions = get_criterion("third").decide_in(intact, masked, draws)

@@ -27,7 +27,7 @@ def criteria_table(page: str) -> list[list[str]]:
 
 def test_the_criterion_is_given_in_words_with_the_k_of_every_other(tmp_path):
     page = report([run(tmp_path)])
-    words = "perplexity of the intact answers at least 10 times the intact one and CLIP score at chance (at most 10"
+    words = "perplexity of the intact answers at least 10 times the intact model's and CLIP score at chance (at most 10"
     assert words in plain(page)
     rows = criteria_table(page)
     assert [row[0] for row in rows] == ["paper this study's", "perplexity", "degeneration", "task"]

@@ -116,7 +116,7 @@ def test_scorers_that_read_activations_alone_run_no_backward_pass_and_give_the_s
         alpha_0 = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 2), "can", ScoreOptions(alpha=0.0))
     handle.remove()
     assert graphs == [False, False], "one pass each, without a graph"
-    for site in vlm.sites.select(reachable_only=True):
+    for site in (s for s in vlm.sites if s.reachable):
         for name in names:
             np.testing.assert_allclose(alone[name].values(site), shared[name].values(site), rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(alpha_0["can"].values(site), alone["activation"].values(site))

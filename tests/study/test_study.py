@@ -36,7 +36,10 @@ def studies(llava, tmp_path_factory) -> dict[str, Result]:
     """A study for each role that has a known truth; five random sets are the fewest that can show that luck does less."""
     out = tmp_path_factory.mktemp("studies")
     samples = {"gate": 16, "hidden": 16, "down": 8}
-    return {role: Study(llava, role=role, samples=n, controls=5, out=out / role).run() for role, n in samples.items()}
+    return {
+        role: Study(llava, role=role, samples=n, controls=5, max_new_tokens=32, out=out / role).run()
+        for role, n in samples.items()
+    }
 
 
 @pytest.mark.parametrize("role", ["gate", "hidden"])

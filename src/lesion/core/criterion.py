@@ -139,7 +139,7 @@ class Condition(BaseModel):
     def __str__(self) -> str:
         label = METRICS[self.metric].label if self.metric in METRICS else self.metric
         if self.test == "decades":
-            return f"{label} at least {10**self.limit:g} times the intact one"
+            return f"{label} at least {10**self.limit:g} times the intact model's"
         if self.test == "at-least":
             return f"{label} at least {METRICS[self.metric].show(self.limit)}"
         return f"{label} at chance (at most {100 * self.limit:.0f} % of its distance from chance left)"

@@ -3,11 +3,12 @@
 Feed-forward networks are always looked for. A kind of site beside them is a function that yields sites, registered under the
 role that they have::
 
-    @register_sites("embedding")
-    def embeddings(model: nn.Module, structure: Structure) -> Iterator[Site]:
-        module = model.get_input_embeddings()
-        path = next(name for name, m in model.named_modules() if m is module)
-        yield Site(path, "language", "embedding", 0, module.embedding_dim)
+    @register_sites("norm")
+    def norms(model, structure):
+        modules = dict(model.named_modules())
+        for path, module in modules.items():
+            if path.endswith("post_attention_layernorm") and structure.component_of(path) == "language":
+                yield Site(path, "language", "norm", layer_of(path, modules), module.weight.numel())
 """
 
 from __future__ import annotations

@@ -176,8 +176,7 @@ class _Examination:
         yield Check("memory to mask", None, f"the weights and {memory.text(kept)} a sample of a batch ({to_mask})")
         yield from self._gradients(importances["gradient"])
         for component, role in dict.fromkeys((s.component, s.role) for s in sites):
-            kind = sites.select(component, role)
-            reachable = kind.select(reachable_only=True)
+            kind, reachable = sites.select(component, role), sites.select(component, role, reachable_only=True)
             if len(reachable):
                 yield self._mask_check(f"masking {component} {role}", reachable, importances, before, True)
             if any(not s.reachable for s in kind):
@@ -218,7 +217,7 @@ class _Examination:
     def _gradients(self, gradient: Importance) -> Iterator[Check]:
         # Of a layer's experts some are given no token, or only tokens whose output the loss does not read.
         kinds: dict[tuple[str, str], list[Site]] = {}
-        for site in self.vlm.sites.select(reachable_only=True):
+        for site in (s for s in self.vlm.sites if s.reachable):
             kinds.setdefault((site.path, site.role), []).append(site)
         silent = [sites[0] for sites in kinds.values() if not any(gradient.values(s).any() for s in sites)]
         loud = [s for s in self.vlm.sites if not s.reachable and gradient.values(s).any()]
