@@ -240,6 +240,7 @@ def test_what_cannot_be_planted_is_refused_and_nothing_is_changed(vlm):
         (NeuronSet(), NeuronSetError, "no neurons to plant"),
         (NeuronSet([Neuron(other, 0)]), NeuronSetError, "no hidden site at 'model.layers.0.mlp.down_proj'"),
         (NeuronSet([Neuron(wide, 98)]), NeuronSetError, "the set expects 99"),
+        (of(vlm, "language", "head", 0), OptionError, "not of a feed-forward network; planted are gate, up, hidden"),
         (of(vlm, "vision", "hidden", 3), OptionError, "vision.*layers.3.*cannot reach the model's answer"),
         (of(vlm, "language", "hidden", 0) | of(vlm, "language", "down", 1), NeuronSetError, "in the same out-projections"),
     ):  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lesion.core.errors import ModelError, NeuronSetError, OptionError
+from lesion.core.sites import ROLES
 from lesion.models.discovery import discover
 from lesion.models.feedforward import columns, fans
 
@@ -77,7 +78,8 @@ def plant(model: nn.Module, neurons: NeuronSet, strength: float = 1000.0) -> Non
             almost one in five of the planted neurons; at 1000, none.
 
     Raises:
-        OptionError: ``strength`` is not a number above 1, or a site cannot reach the answer.
+        OptionError: ``strength`` is not a number above 1, or a site cannot reach the answer or is of no feed-forward network
+            (attention heads).
         NeuronSetError: No neuron, a site that the model does not have, units and ``down`` neurons in different
             out-projections, or neurons that write nothing since their weights are zero.
         ModelError: An out-projection is no linear layer with floating-point weights in memory (quantised, offloaded, a bare
@@ -92,6 +94,8 @@ def plant(model: nn.Module, neurons: NeuronSet, strength: float = 1000.0) -> Non
     sites = discover(model)
     neurons = neurons.fit(sites)
     for site in neurons.sites:
+        if site.role not in ROLES:
+            raise OptionError(f"{site.key} is not of a feed-forward network; planted are {', '.join(ROLES)} neurons")
         if not site.reachable:
             raise OptionError(f"{site.key} cannot reach the model's answer, so that nothing can depend on its neurons")
     with torch.no_grad():

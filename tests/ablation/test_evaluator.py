@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from lesion.ablation.clip import ClipScorer
-from lesion.ablation.clip import score as clip_score
 from lesion.ablation.evaluator import Evaluator
 from lesion.core.metrics import summarise
 from lesion.core.neurons import Neuron, NeuronSet
-from lesion.data.samples import Sample
 from tests import tiny_models
 
 PROMPT = "What do you see?"
-
-
-@pytest.fixture(scope="module")
-def clip() -> ClipScorer:
-    return ClipScorer("tiny-clip", "cpu")
 
 
 def evaluator(vlm, count=4, clip=None, batch_size=2, samples=None):
@@ -121,44 +112,6 @@ def test_logits_that_are_not_finite_are_recorded_as_such(vlm, poison):
     assert all(j.kl is None for j in outcomes)
     metrics = summarise(outcomes)
     assert metrics["ppl_reference"] is None and metrics["nll_reference"] is None
-
-
-def test_clip_score_is_a_cosine_written_by_hand(clip):
-    samples = tiny_models.samples(3)
-    texts = ["a big red car", "a small dog on the grass", ""]
-    found = clip.score(samples, texts)
-    for sample, text, value in zip(samples[:2], texts[:2], found[:2], strict=True):
-        inputs = clip.processor(images=sample.image, text=text, return_tensors="pt")
-        with torch.inference_mode():
-            out = clip.model(**inputs)
-        image, words = out.image_embeds[0].numpy(), out.text_embeds[0].numpy()
-        cosine = float(np.dot(image, words) / np.sqrt(np.dot(image, image) * np.dot(words, words)))
-        assert value == pytest.approx(100 * max(cosine, 0), abs=1e-3)
-    assert found[2] == 0.0, "no text says nothing of an image"
-    assert clip_score(-0.3) == 0.0 and clip_score(0.5) == 50.0
-
-
-def test_chance_is_the_mean_over_the_other_samples_texts(clip):
-    samples, texts = tiny_models.samples(3), ["a red car", "a dog", "the snow"]
-    chance = clip.chance(samples, texts)
-    for i, sample in enumerate(samples):
-        others = [t for j, t in enumerate(texts) if j != i]
-        assert chance[i] == pytest.approx(np.mean(clip.score([sample] * 2, others)), abs=1e-6)
-
-
-def test_clip_truncates_long_texts(clip):
-    [value] = clip.score(tiny_models.samples(1), ["a red car " * 500])
-    assert math.isfinite(value)
-
-
-def test_images_are_encoded_once(clip):
-    calls = []
-    handle = clip.model.vision_model.register_forward_hook(lambda m, a, out: calls.append(1))
-    sample = Sample("only-here", tiny_models.samples(1)[0].image)
-    for _ in range(3):
-        clip.score([sample], ["a car"])
-    handle.remove()
-    assert len(calls) == 1
 
 
 def test_greedy_answers_equal_the_models_own_generate(vlm):

@@ -27,16 +27,16 @@ def neurons(count):
 
 def run(search: Search, collapses: Callable[[NeuronSet], bool], room: int = 1) -> Minimal:
     """Drives a search; no set is asked about twice, and no more than there is room for at a time."""
-    asked: list[NeuronSet] = []
+    questions: list[NeuronSet] = []
 
     def answer(sets):
         assert 1 <= len(sets) <= room
-        asked.extend(sets)
+        questions.extend(sets)
         return [collapses(members) for members in sets]
 
     outcome = drive(search, answer)
-    assert len(asked) == len(set(asked))
-    assert outcome.tried <= len(asked) and (room > 1 or outcome.tried == len(asked))
+    assert len(questions) == len(set(questions))
+    assert outcome.tried <= len(questions) and (room > 1 or outcome.tried == len(questions))
     return outcome
 
 

@@ -21,17 +21,17 @@ WORDS = ("standing", "undecided", "collapsed")
 
 def run(limit, decide, room=1):
     """The curve's k, with everything about the asking that must hold checked."""
-    asked = []
+    questions = []
 
     def answer(ks):
         assert 1 <= len(ks) <= room
-        asked.extend(ks)
+        questions.extend(ks)
         return [decide(k) for k in ks]
 
     ks = drive(sweep(limit, room), answer)
-    assert len(asked) == len(set(asked)), "no k is asked about twice"
-    assert ks == sorted(ks) and set(ks) <= set(asked)
-    assert room > 1 or ks == sorted(asked)
+    assert len(questions) == len(set(questions)), "no k is asked about twice"
+    assert ks == sorted(ks) and set(ks) <= set(questions)
+    assert room > 1 or ks == sorted(questions)
     return ks
 
 

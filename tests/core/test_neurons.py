@@ -92,6 +92,7 @@ def test_the_file_is_plain_json(tmp_path):
     data = json.loads((tmp_path / "s.json").read_text())
     assert data["model"] == {
         "base": "some/model", "weights": "a" * 32, "revision": "abc", "dtype": "float32", "edits": ["merged mask 12"],
+        "config": "",
     }  # fmt: skip
     assert data["sites"] == [
         {"path": "a.gate_proj", "component": "language", "role": "gate", "layer": 0, "width": 50, "indices": [1, 3]}

@@ -30,9 +30,9 @@ def state(model: nn.Module) -> dict[str, bytes]:
     return {n: t.detach().contiguous().view(torch.uint8).numpy().tobytes() for n, t in model.state_dict().items()}
 
 
-# -- bit flips -----------------------------------------------------------------------------------------------------------------
-# 1.5 is sign 0, exponent = bias, mantissa 100...: bits from the lowest. bfloat16 has 7 bits of mantissa and 8 of exponent, float16
-# has 10 and 5, float32 23 and 8.
+# -- bit flips -------------------------------------------------------------------------------------------------------------
+# 1.5 has the sign 0, the exponent 0 and the mantissa 100...; bits count from the lowest. bfloat16 has 7 bits of mantissa and 8
+# of exponent, float16 has 10 and 5, float32 has 23 and 8.
 FLIPS = [
     (torch.float32, 31, -1.5), (torch.float32, 22, 1.0), (torch.float32, 0, 1.5 + 2.0**-23), (torch.float32, 23, 0.75),
     (torch.float32, 30, float("nan")),
@@ -76,7 +76,8 @@ def test_negative_zero_and_nan_come_back_to_the_bit():
     [
         (BitFlip("weigh", (0, 0), 0), ModelError, "no parameter 'weigh'; it has 1, such as 'weight'"),
         (BitFlip("weight", (0,), 0), OptionError, r"weight has shape \(1, 2\); it has no entry \[0\]"),
-        (BitFlip("weight", (0, 2), 0), OptionError, r"no entry \[0, 2\]"), (BitFlip("weight", (0, -1), 0), OptionError, "no entry"),
+        (BitFlip("weight", (0, 2), 0), OptionError, r"no entry \[0, 2\]"),
+        (BitFlip("weight", (0, -1), 0), OptionError, "no entry"),
         (BitFlip("weight", (0, 1), 16), OptionError, "bit is 16; an entry of weight has 16 bits"),
         (BitFlip("weight", (0, 1), -1), OptionError, "bit is -1"),
     ],
@@ -90,7 +91,7 @@ def test_bits_that_are_not_there(flip, error, message):
     assert state(model) == before and not hasattr(model.config, "lesion_edits")
 
 
-# -- merged masks --------------------------------------------------------------------------------------------------------------
+# -- merged masks ----------------------------------------------------------------------------------------------------------
 def members(vlm: VisionLanguageModel, role: str) -> NeuronSet:
     sites = vlm.sites.select("language", role)
     return NeuronSet(Neuron(s, i) for s in sites for i in range(1 if role == "head" else 2))
@@ -163,7 +164,7 @@ def test_quantised_and_offloaded_weights_are_refused(weight):
         pass
 
 
-# -- coming back -----------------------------------------------------------------------------------------------------------------
+# -- coming back -----------------------------------------------------------------------------------------------------------
 def both(vlm: VisionLanguageModel) -> list[WeightEdit]:
     """Two edits that overlap: a bit of a column that is then masked."""
     site = vlm.sites.select("language", "hidden")[0]

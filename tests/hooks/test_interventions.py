@@ -139,7 +139,7 @@ def test_an_expert_is_replaced_at_its_own_tokens_alone(number):
     assert not torch.allclose(masked, torch.cat(vlm.answer_log_probs(vlm.embed(prompts), answers)), rtol=1e-3, atol=1e-3)
 
 
-# -- attention heads ---------------------------------------------------------------------------------------------------------
+# -- attention heads -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("family", "component", "head"), [
     ("llava", "language", 1), ("gpt2", "language", 0), ("instructblip", "vision", 1), ("qwen2_vl", "vision", 0),
     ("blip_2_t5", "language", 1),
@@ -163,7 +163,7 @@ def test_a_masked_head_is_its_slice_of_the_out_projections_input_at_zero(family,
     assert not torch.equal(masked, torch.cat(vlm.answer_log_probs(vlm.embed(prompts), answers)))
 
 
-# -- positions ---------------------------------------------------------------------------------------------------------------
+# -- positions -------------------------------------------------------------------------------------------------------------
 MEANS = [10.0, 20.0, 30.0]
 EXPECTED = {
     "all": {FIRST: 1, IMAGE: 1, TEXT: 1, GENERATED: 1}, "first": {FIRST: 1}, "image": {IMAGE: 1}, "text": {TEXT: 1},
@@ -228,7 +228,7 @@ def test_the_layout_by_hand():
         layout.classes((8,))
 
 
-# -- what is not measured, or not meant ----------------------------------------------------------------------------------------
+# -- what is not measured, or not meant ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("intervention", [Mean(), ClassMean()])
 def test_a_mean_that_was_not_measured_is_refused(intervention):
     """Neither without any statistics, nor where another site's, or another statistic, was measured."""
@@ -273,7 +273,7 @@ def test_interventions_that_are_not_for_these_sites(intervention, family, compon
     assert ("language", "hidden") in built(family).counts
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------------------------------
 def test_an_id_says_everything_that_decides_what_is_done():
     assert [Zero().id, Mean().id, ClassMean().id] == ["zero", "mean", "class-mean"]
     assert Scale(factor=0.25).id == "scale(factor=0.25)" and Constant(number=2.0).id == "constant(number=2.0)"

@@ -72,6 +72,37 @@ def test_values_count_and_not_how_they_lie_in_memory(dtype: torch.dtype):
     assert hash_tensor(square[:0]) == (0, 0)
 
 
+def test_every_bit_counts():
+    """The sign of the last float of a word is its highest bit, which is the first to be lost where sums are cut short."""
+    words = torch.arange(1, 4, dtype=torch.int64)
+    before, hashes = hash_tensor(words), set()
+    for place in range(3):
+        for bit in range(64):
+            edited = words.clone()
+            edited[place] ^= torch.tensor(1 << bit if bit < 63 else -(1 << 63), dtype=torch.int64)
+            after = hash_tensor(edited)
+            assert after[0] != before[0] and after[1] != before[1], (place, bit)
+            hashes.add(after)
+    assert len(hashes) == 3 * 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_changed_signs_do_not_cancel(dtype: torch.dtype):
+    """Two signs are two highest bits: without scrambling, each adds 2^63 to a sum, and both nothing."""
+    weights = random((8, 16), dtype) + 0.5
+    hashes = {hash_tensor(weights)}
+    for one in range(128):
+        for other in range(one):
+            edited = weights.clone().view(-1)
+            edited[[one, other]] *= -1
+            hashes.add(hash_tensor(edited.view(8, 16)))
+    for row in range(8):
+        edited = weights.clone()
+        edited[row] *= -1
+        hashes.add(hash_tensor(edited))
+    assert len(hashes) == 1 + 128 * 127 // 2 + 8
+
+
 def test_exchanged_places_and_blocks_change_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(identity, "_WORDS", 16)
     monkeypatch.setattr(identity, "_FACTORS", {})
@@ -140,7 +171,7 @@ def test_a_model_without_values_has_no_identity():
         hash_weights(nn.Linear(3, 3, device="meta"))
 
 
-@pytest.mark.parametrize("build", tiny_models.BUILDERS.values(), ids=str)
+@pytest.mark.parametrize("build", tiny_models.BUILDERS.values(), ids=list(tiny_models.BUILDERS))
 def test_one_edited_weight_anywhere_makes_another_model(build: Any):
     """In every tensor of a model."""
     vlm: VisionLanguageModel = build()
@@ -231,3 +262,17 @@ def test_small_checkpoints_and_folders_that_cannot_be_written_keep_none(checkpoi
     monkeypatch.undo()
     assert load(str(checkpoint)).identity(untouched=True).weights == true
     assert not (checkpoint / CACHE_FILE).exists()
+
+
+def test_another_configuration_of_the_same_weights_is_another_model(tmp_path: Path):
+    vlm = load("tiny-llava")
+    one = vlm.identity()
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    assert not load(str(tmp_path)).identity().differs_from(one), "where it lies and who wrote it does not count"
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["rms_norm_eps"] = 1e-3
+    file.write_text(json.dumps(config))
+    other = load(str(tmp_path)).identity()
+    assert other.weights == one.weights and other.differs_from(one) and other.key != one.key

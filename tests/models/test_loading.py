@@ -10,7 +10,7 @@ from lesion.core.errors import ModelError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.hooks.intervene import mask
 from lesion.models.discovery import discover
-from lesion.models.loading import load, load_structure, split_revision
+from lesion.models.loading import _missing_package, load, load_structure, split_revision
 from tests.models.test_families import FAMILIES, answered, built, prompts_of, vlm_of
 
 
@@ -43,6 +43,20 @@ def test_the_revision_reaches_the_hub(monkeypatch):
         with pytest.raises(ModelError, match="the config of 'owner/name@v1' cannot be loaded: offline"):
             call("owner/name@v1")
     assert asked == [("owner/name", "v1")] * 2
+
+
+@pytest.mark.parametrize(
+    ("message", "package"),
+    [
+        ("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found in your environment.", "torchvision"),
+        ("\nX requires the PIL library but it was not found in your environment. You can install it with pip:\n"
+         "`pip install pillow`. Please note that you may need to restart.", "pillow"),
+        ("Package `num2words` is required to run SmolVLM processor. Install it with `pip install num2words`.", "num2words"),
+        ("No module named 'einops'", "einops"), ("No module named 'timm.models'", "timm"), ("No such file", None),
+    ],
+)  # fmt: skip
+def test_the_package_that_a_message_asks_for(message, package):
+    assert _missing_package(message) == package
 
 
 @pytest.mark.parametrize("family", FAMILIES)

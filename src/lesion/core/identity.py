@@ -17,6 +17,7 @@ class Identity:
         weights: Hash of every weight and buffer (:mod:`lesion.models.identity`).
         dtype: Of the weights in memory; the same checkpoint in another dtype has other weights.
         edits: What was done to the weights since they were loaded, such as a merged mask, in order.
+        config: Hash of what the configuration says of the computation.
     """
 
     base: str
@@ -24,21 +25,23 @@ class Identity:
     revision: str | None = None
     dtype: str = ""
     edits: tuple[str, ...] = ()
+    config: str = ""
 
     @property
     def key(self) -> str:
-        """For keys of evaluations: the same for the same weights, whatever they are called."""
-        return self.weights
+        """For keys of evaluations: the same for the same weights and configuration, whatever they are called."""
+        return f"{self.weights}{self.config}"
 
     def __str__(self) -> str:
         revision = f"@{self.revision[:12]}" if self.revision else ""
         edits = f", edited: {', '.join(self.edits)}" if self.edits else ""
         dtype = f" in {self.dtype}" if self.dtype else ""
-        return f"{self.base}{revision}{dtype} (weights {self.weights[:12]}{edits})"
+        config = f", configuration {self.config[:6]}" if self.config else ""
+        return f"{self.base}{revision}{dtype} (weights {self.weights[:12]}{config}{edits})"
 
     def differs_from(self, other: Identity | None) -> bool:
         """Whether what was measured on the other must be refused by this one."""
-        return other is not None and self.weights != other.weights
+        return other is not None and self.key != other.key
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -51,5 +54,5 @@ class Identity:
         Raises:
             KeyError, TypeError: Not an identity.
         """
-        dtype, edits = str(data.get("dtype") or ""), tuple(data.get("edits") or ())
-        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), dtype, edits)
+        config, dtype = (str(data.get(name) or "") for name in ("config", "dtype"))
+        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), dtype, tuple(data.get("edits") or ()), config)

@@ -1,9 +1,9 @@
 """Which model it is: a hash of every weight, computed where the weights are.
 
-Two sums of all 64-bit words of a tensor, each word multiplied by an odd number that depends on its place, modulo 2^64
-(multilinear hashing, as in Lemire and Kaser, arXiv 1202.4961). Whatever single entry is changed, both sums change for sure;
-other changes are missed with a probability of about 2^-120. It finds edits; it is no protection against somebody who
-constructs a model to have another's hash. Sums commute, so a device may add in any order.
+Two sums of all 64-bit words of a tensor, each word scrambled and multiplied by an odd number that depends on its place, modulo
+2^64 (multilinear hashing, as in Lemire and Kaser, arXiv 1202.4961). Whatever single entry is changed, both sums change for
+sure; other changes, such as that of two signs, are missed with a probability of about 2^-64 or less. It finds edits; it is no
+protection against somebody who constructs a model to have another's hash. Sums commute, so a device may add in any order.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ _WORDS = 2**18
 CACHE_FILE = ".lesion-identity.json"
 CACHED_FROM = 2**28
 """Bytes of weight files from which on the hash is kept beside the checkpoint; smaller ones take less than a second."""
+NO_BEHAVIOUR = frozenset({
+    "architectures", "dtype", "lesion_edits", "name_or_path", "quantization_config", "torch_dtype", "transformers_version",
+    "use_cache",
+})  # fmt: skip
+"""Entries of a configuration that do not change what the model computes from its weights."""
 EDITS = "lesion_edits"
 """Attribute of a model's configuration that lists what was done to its weights."""
 
@@ -53,7 +58,21 @@ def identity_of(model: Any, name: str, checkpoint: str | None = None) -> Identit
         weights = hash_weights(model)
         if checkpoint and key:
             _keep(checkpoint, key, weights)
-    return Identity(name, weights, revision, str(model.dtype).removeprefix("torch."), edits)
+    return Identity(name, weights, revision, str(model.dtype).removeprefix("torch."), edits, hash_config(config))
+
+
+def hash_config(config: Any) -> str:
+    """Hash of what a configuration says of the computation, 16 hexadecimal digits."""
+    text = json.dumps(_behaviour(config.to_dict()), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _behaviour(value: Any) -> Any:
+    """Without names, versions, dtypes and implementations, which say where a model came from and how it is run."""
+    if isinstance(value, Mapping):
+        kept = {str(k): v for k, v in value.items() if not str(k).startswith("_") and k not in NO_BEHAVIOUR}
+        return {k: _behaviour(v) for k, v in kept.items()}
+    return [_behaviour(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def hash_weights(model: Any) -> str:
@@ -88,12 +107,26 @@ def hash_tensor(tensor: torch.Tensor) -> tuple[int, int]:
     words = data.view(torch.int64)
     first, second = _factors(words.device)
     totals = [0, 0]
-    for number, block in enumerate(words.split(_WORDS), start=1):
+    for number, block in enumerate(map(_scrambled, words.split(_WORDS)), start=1):
         for i, factors in enumerate((first, second)):
             block_sum = int((block * factors[: len(block)]).sum())
             # Odd, and another for every block, so that blocks cannot be exchanged.
             totals[i] = (totals[i] + block_sum * (2 * number + 1) * (0x9E3779B97F4A7C15 if i else 1)) % 2**64
     return totals[0], totals[1]
+
+
+def _scrambled(words: torch.Tensor) -> torch.Tensor:
+    """Other words for other words, whose low bits depend on the high ones.
+
+    The highest bit, which is the sign of a float, would be 2^63 times an odd number in every sum, and that is 2^63: two changed
+    signs would cancel.
+    """
+    import torch
+
+    mixed = words * 0x4F1BBCDCBFA53E0B
+    halves = mixed.view(torch.int32).view(-1, 2)  # [words, low and high]
+    halves[:, 0] ^= halves[:, 1]
+    return mixed
 
 
 _FACTORS: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -236,8 +236,8 @@ def _attempt(name: str, part: str, call: Any) -> Any:
 
 def _missing_package(message: str) -> str | None:
     """The package that a library says it lacks; None where it says something else."""
-    asks = (r"`pip install ([\w-]+)`", r"requires the (\w+) library but it was not found", r"No module named '([\w-]+)")
-    return next((found[1].lower() for pattern in asks if (found := re.search(pattern, message))), None)
+    patterns = (r"`pip install ([\w-]+)`", r"requires the (\w+) library but it was not found", r"No module named '([\w-]+)")
+    return next((match[1].lower() for pattern in patterns if (match := re.search(pattern, message))), None)
 
 
 @contextmanager

@@ -116,8 +116,9 @@ class Verdict:
         standing = drawn - fallen - self.unsure
         open_ks = [k for k in self.collapse.undecided if k < k_star]
         if open_ks:
+            none = "No critical handful: m" if min(open_ks) > HANDFUL else "M"
             return (
-                f"Masking {k_star:,} of {self.what} collapses {self.model}. From k = {min(open_ks):,} on, {self._few()} "
+                f"{none}asking {k_star:,} of {self.what} collapses {self.model}. From k = {min(open_ks):,} on, {self._few()} "
                 f"not tell whether it has collapsed already{self._need()}."
             )
         if not self.is_few:
