@@ -135,11 +135,11 @@ def _matrices(model: nn.Module, sites: Sites, neurons: NeuronSet) -> Iterator[_M
 
 def _planted(neurons: NeuronSet, component: str, is_down: bool) -> dict[str, set[int]]:
     """Path of an out-projection -> the units, or the channels, that are planted in it."""
-    found: dict[str, set[int]] = {}
+    by_path: dict[str, set[int]] = {}
     for neuron in neurons:
         if neuron.site.component == component and (neuron.site.role == "down") == is_down:
-            found.setdefault(_out(neuron.site), set()).add(neuron.index)
-    return found
+            by_path.setdefault(_out(neuron.site), set()).add(neuron.index)
+    return by_path
 
 
 def _out(site: Site) -> str:
@@ -157,10 +157,10 @@ def _matrix(model: nn.Module, path: str, planted: list[int], is_down: bool) -> _
             "neurons cannot be planted"
         )
     weight, bias = columns(module, weight), getattr(module, "bias", None)
-    found = _Matrix(weight.T, bias, planted) if is_down else _Matrix(weight, None, planted)
-    if not found.weight[:, planted].any(dim=0).all():
+    matrix = _Matrix(weight.T, bias, planted) if is_down else _Matrix(weight, None, planted)
+    if not matrix.weight[:, planted].any(dim=0).all():
         raise NeuronSetError(f"{path}: the weights of a planted neuron are all zero; there is nothing to strengthen")
-    return found
+    return matrix
 
 
 def _take_over(matrix: _Matrix, strength: float) -> None:

@@ -124,8 +124,8 @@ class Findings:
             session.note(
                 f"{copies} of {len(session.measured)} measured images are near copies of another, so intervals are too narrow"
             )
-        for complaint in self.complaints:
-            session.note(f"the intact model does not work on this data: {complaint}")
+        # The user was warned of these before the first mask.
+        session.notes += [f"the intact model does not work on this data: {complaint}" for complaint in self.complaints]
 
     def _top(self) -> list[RankedNeuron]:
         known = NeuronSet() if self.known is None else self.known.everywhere(self.ranking.sites, self.session.vlm.sites)

@@ -205,14 +205,14 @@ class _Examination:
         with capture_activations(self.vlm.model, self.vlm.sites, see), torch.no_grad():
             batch.losses()
         # An expert that no token is given to is not run.
-        given = [s for s in self.vlm.sites if s.reachable and (s.expert is None or s.key in seen)]
-        wrong = [s for s in given if seen.get(s.key) != s.width * s.group]
+        running = [s for s in self.vlm.sites if s.reachable and (s.expert is None or s.key in seen)]
+        wrong = [s for s in running if seen.get(s.key) != s.width * s.group]
         if wrong:
             site = wrong[0]
             channels = site.width * site.group
             return Check("sites", False, f"{site.key} should have {channels} channels, gives {seen.get(site.key)}")
-        found = f"{len(self.vlm.sites)} with {self.vlm.sites.neurons:,} neurons"
-        return Check("sites", True, f"{found}; {size / 2**20:,.1f} MiB of activations an image")
+        counted = f"{len(self.vlm.sites)} with {self.vlm.sites.neurons:,} neurons"
+        return Check("sites", True, f"{counted}; {size / 2**20:,.1f} MiB of activations an image")
 
     def _gradients(self, gradient: Importance) -> Iterator[Check]:
         # Of a layer's experts some are given no token, or only tokens whose output the loss does not read.

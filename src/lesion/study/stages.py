@@ -23,6 +23,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study import rundir
 from lesion.study.conclusion import Findings
+from lesion.study.health import complaints
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import note_unscored, rankable, study_scorers
 from lesion.study.own import own_order
@@ -129,10 +130,18 @@ def curve(run: Run) -> Curve:
     limit = session.options.max_k
     if limit is not None and limit > len(ranked):
         raise OptionError(f"max_k is {limit}; the ranking has {len(ranked):,} neurons")
+    _warn_of_the_intact_model(run)
     swept = run.ablation.curve(ranked, limit)
     points = [{"k": p.k, "evaluation": p.key, **p.metrics} for p in swept]
     session.run.write_json(rundir.CURVE, {"points": points, "chance": None if swept.chance is None else swept.chance.tolist()})
     return swept
+
+
+def _warn_of_the_intact_model(run: Run) -> None:
+    """Tells the user before the first mask; the verdict and the notes say it again."""
+    baseline = run.ablation.baseline
+    for complaint in complaints(Curve([baseline.intact], baseline.chance), run.session.measured):
+        run.session.progress.warn(f"the intact model does not work on this data: {complaint}")
 
 
 def collapse(run: Run) -> Collapse:
