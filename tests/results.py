@@ -12,7 +12,8 @@ from PIL import Image
 
 from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.curve import Curve
-from lesion.core.evaluation import Evaluation, Likelihood, Mode, SampleOutcome
+from lesion.core.evaluation import Evaluation
+from lesion.core.outcome import Likelihood, Mode, SampleOutcome
 from lesion.study.entries import criterion_entries, point_entry
 from lesion.study.options import StudyOptions
 from lesion.study.result import ControlEntry, NeuronEntry, RankedNeuron, Result, SampleEntry, SiteSummary, by_kind

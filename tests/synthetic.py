@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lesion.core.curve import Curve
-from lesion.core.evaluation import Evaluation, Likelihood, SampleOutcome
+from lesion.core.evaluation import Evaluation
+from lesion.core.outcome import Likelihood, SampleOutcome
 
 CHANCE = 20.0
 

@@ -21,7 +21,8 @@ from lesion.core.criterion import (
 )
 from lesion.core.curve import Curve
 from lesion.core.errors import OptionError
-from lesion.core.evaluation import Evaluation, Likelihood, Mode, SampleOutcome
+from lesion.core.evaluation import Evaluation
+from lesion.core.outcome import Likelihood, Mode, SampleOutcome
 from tests.synthetic import CHANCE
 
 PAPER, PERPLEXITY, DEGENERATION, TASK = (CRITERIA[name] for name in ("paper", "perplexity", "degeneration", "task"))

@@ -14,10 +14,11 @@ from lesion.ablation.minimal import Minimal
 from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.criterion import Decision
 from lesion.core.curve import Curve
-from lesion.core.evaluation import MODES, Evaluation, Mode, SampleOutcome
+from lesion.core.evaluation import Evaluation
 from lesion.core.metrics import METRICS
 from lesion.core.modes import COLOURS, MEANINGS
 from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.outcome import MODES, Mode, SampleOutcome
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Site, Sites
 from lesion.data.samples import Sample

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import lesion
 from lesion.cli.app import app
 from lesion.core.errors import RunError
-from lesion.core.evaluation import MODES
+from lesion.core.outcome import MODES
 from lesion.paper.part import Part
 from lesion.paper.write import write
 from lesion.report.assumed import OPEN, assumptions

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lesion.core.curve import Curve
-from lesion.core.evaluation import Evaluation, Likelihood, SampleOutcome
+from lesion.core.evaluation import Evaluation
+from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.data.samples import Sample, load_samples
 from lesion.study.health import complaints, near_copies
 

@@ -11,8 +11,8 @@ import torch
 
 from lesion import Result, Study
 from lesion.ablation.sweep import budget
-from lesion.core.evaluation import COLLAPSED_MODES
 from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.outcome import COLLAPSED_MODES
 from lesion.core.ranking import Ranking
 from lesion.data.samples import load_samples
 from lesion.models.loading import load

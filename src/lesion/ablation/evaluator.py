@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lesion.ablation.clip import ClipScorer
 from lesion.core.errors import OptionError
-from lesion.core.evaluation import Evaluation, Likelihood, SampleOutcome
+from lesion.core.evaluation import Evaluation
 from lesion.core.modes import mode_of, not_text, repeated_ngrams, token_agreement, yes_or_no
 from lesion.core.neurons import NeuronSet
+from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.core.sites import Site
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import INTERVENTIONS, Intervention, Statistics, Zero, mask

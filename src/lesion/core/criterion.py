@@ -31,9 +31,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lesion.core.errors import OptionError
-from lesion.core.evaluation import Evaluation, Likelihood
+from lesion.core.evaluation import Evaluation
 from lesion.core.metrics import METRICS
 from lesion.core.modes import CHANCE_MARGIN
+from lesion.core.outcome import Likelihood
 from lesion.core.statistics import FEWEST, mean_bounds, samples_to_decide
 
 Decision = Literal["collapsed", "standing", "undecided"]

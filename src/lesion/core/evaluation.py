@@ -9,9 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from lesion.core.metrics import summarise
-from lesion.core.outcome import COLLAPSED_MODES, MODES, Likelihood, Mode, SampleOutcome, perplexity, pool
-
-__all__ = ["COLLAPSED_MODES", "MODES", "Evaluation", "Likelihood", "Mode", "SampleOutcome", "perplexity", "pool"]
+from lesion.core.outcome import MODES, SampleOutcome
 
 
 @dataclass(frozen=True)

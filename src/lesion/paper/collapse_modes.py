@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lesion.core.evaluation import MODES, Mode, SampleOutcome
 from lesion.core.modes import COLOURS, MEANINGS
+from lesion.core.outcome import MODES, Mode, SampleOutcome
 from lesion.core.tables import Rows
 from lesion.data.samples import Sample
 from lesion.paper.cell import Cell

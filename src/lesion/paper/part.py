@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lesion.core import tables
-from lesion.core.evaluation import MODES
 from lesion.core.metrics import METRICS
+from lesion.core.outcome import MODES
 from lesion.core.tables import Rows
 
 if TYPE_CHECKING:

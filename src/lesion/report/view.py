@@ -11,9 +11,9 @@ from typing import Any
 
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
-from lesion.core.evaluation import MODES, SampleOutcome
 from lesion.core.metrics import METRICS, headline
 from lesion.core.modes import MEANINGS
+from lesion.core.outcome import MODES, SampleOutcome
 from lesion.core.tables import show
 from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart

@@ -14,9 +14,10 @@ from lesion.ablation.controls import KINDS
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
 from lesion.core.errors import RunError
-from lesion.core.evaluation import Evaluation, SampleOutcome
+from lesion.core.evaluation import Evaluation
 from lesion.core.identity import Identity
 from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.outcome import SampleOutcome
 from lesion.core.sites import Site
 from lesion.core.statistics import share_upper_bound
 from lesion.core.tables import escape, to_frame
@@ -113,7 +114,7 @@ class CurvePoint(_Measured):
     collapsed: bool
     modes: dict[str, float]
     evaluation: str = Field(description="key of the line in evaluations.jsonl")
-    outcomes: list[dict[str, Any]] = Field(description="what lesion.core.evaluation.SampleOutcome holds, one a measured sample")
+    outcomes: list[dict[str, Any]] = Field(description="what lesion.core.outcome.SampleOutcome holds, one a measured sample")
 
 
 class ControlEntry(_Measured):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from lesion.core.errors import RunError
-from lesion.core.evaluation import Evaluation, SampleOutcome
+from lesion.core.evaluation import Evaluation
 from lesion.core.files import write_text
+from lesion.core.outcome import SampleOutcome
 from lesion.study.options import StudyOptions
 
 try:

@@ -138,7 +138,6 @@ class Session(Bench):
         self.run.write_json(rundir.MANIFEST, about)
 
 
-
 def chosen_sites(vlm: VisionLanguageModel, options: StudyOptions) -> Sites:
     """The sites that the options choose.
 

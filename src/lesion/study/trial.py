@@ -9,9 +9,9 @@ from typing import Any
 
 from lesion.ablation.evaluator import likelihood
 from lesion.core.errors import NeuronSetError, OptionError
-from lesion.core.evaluation import perplexity
 from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
+from lesion.core.outcome import perplexity
 from lesion.core.ranking import Ranking
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import mask
