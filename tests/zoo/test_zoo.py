@@ -21,7 +21,7 @@ def test_the_three_together_are_small():
 @pytest.mark.parametrize("name", ["tiny-llava", "tiny-instructblip"])
 def test_held_out_quality(name):
     model = AutoModelForImageTextToText.from_pretrained(folder(name))
-    found = held_out_quality(model, AutoProcessor.from_pretrained(folder(name)), 64)
+    found = held_out_quality(model, AutoProcessor.from_pretrained(folder(name)), 128)
     assert found["first_object_and_colour"] >= 0.9
     assert found["yes_no"] >= 0.9
 
