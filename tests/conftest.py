@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from lesion.core.criterion import CRITERIA
 from lesion.models.vlm import VisionLanguageModel
 from tests import tiny_models
 
@@ -19,3 +21,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def vlm(request: pytest.FixtureRequest) -> VisionLanguageModel:
     """A tiny random model of each family."""
     return tiny_models.BUILDERS[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def criteria() -> Iterator[None]:
+    """A criterion that a test registers is gone after it."""
+    before = dict(CRITERIA)
+    yield
+    CRITERIA.clear()
+    CRITERIA.update(before)

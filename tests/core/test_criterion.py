@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,6 @@ from tests.synthetic import CHANCE
 PAPER, PERPLEXITY, DEGENERATION, TASK = (CRITERIA[name] for name in ("paper", "perplexity", "degeneration", "task"))
 LOW, HIGH = 0.2, 0.2 + math.log(20)
 """Mean negative log-likelihood of the intact model, and twenty times that perplexity."""
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = dict(CRITERIA)
-    yield
-    CRITERIA.clear()
-    CRITERIA.update(before)
 
 
 def outcome(i: int, nll: float, clip: float | None, mode: Mode = "degraded", correct: bool | None = None) -> SampleOutcome:

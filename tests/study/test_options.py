@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,6 @@ from tests import tiny_models
 ANY = CollapseCriterion(name="any-mask", conditions=(Condition(metric="empty", test="at-least", limit=0.0),))
 """Whatever is masked counts as a collapse, so that what comes after one is seen."""
 BASE: dict[str, Any] = {"samples": 4, "max_new_tokens": 4, "max_k": 2, "controls": 0, "minimal_limit": 0, "clip": "none"}
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = dict(CRITERIA)
-    yield
-    CRITERIA.clear()
-    CRITERIA.update(before)
 
 
 @pytest.fixture(scope="module")

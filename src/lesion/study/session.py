@@ -29,20 +29,11 @@ from lesion.study.rundir import RunDirectory, default_folder
 
 
 class Session(Bench):
-    """A model on samples, in a run directory; use :meth:`open`.
+    """A bench on which neurons are ranked and masked; use :meth:`open`.
 
     Attributes:
-        options: What is asked, and how answers are made.
-        vlm: The model.
-        identity: Which model it is.
-        samples: Sample id -> sample: all that are ranked or measured on.
         ranked: The samples that neurons are ranked on.
-        measured: The samples that masks are measured on.
         sites: The sites whose neurons are asked about: reachable ones of the options' component, role and layers.
-        clip: None for no CLIP score.
-        run: Where everything is kept.
-        progress: Listens to the stages.
-        notes: What a reader should know before believing the answer; grows.
     """
 
     def __init__(
