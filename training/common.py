@@ -187,7 +187,7 @@ def train(
         recent = [*recent[-49:], value.item()]
         if after_step is not None:
             after_step(step)
-        if step % 50 == 49 or step == steps - 1:
+        if step % 25 == 24 or step == steps - 1:
             print(f"step {step + 1}/{steps}  loss {np.mean(recent):.4f}  {time.time() - start:.0f} s", flush=True)
     return float(np.mean(recent))
 
@@ -234,13 +234,18 @@ def summary(*stages: Stage) -> dict[str, object]:
 
 
 def publish(name: str, model: Any, processor: Any, text: str, facts: dict[str, object]) -> None:
-    """Puts weights, processor and card into the package: ``README.md`` for people, ``card.json`` for tests.
+    """Puts weights, processor and card into the package."""
+    model.save_pretrained(ZOO / name)
+    processor.save_pretrained(ZOO / name)
+    publish_card(name, text, facts)
+
+
+def publish_card(name: str, text: str, facts: dict[str, object]) -> None:
+    """Puts the card into the package: ``README.md`` for people, ``card.json`` for tests.
 
     The training is over, so the files of its parts go: the next call of the command must not take old ones for its own.
     """
     folder = ZOO / name
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     facts = {"command": f"python -m training.{name.replace('-', '_')}", **facts}
     print(facts)
     (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n")

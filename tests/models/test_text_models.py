@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from lesion.cli.app import app
 from lesion.core.errors import DataError, OptionError
-from lesion.data.samples import load_samples
+from lesion.data.samples import load_categories, load_samples
 from lesion.models.loading import load
 from lesion.paper import paper
 from lesion.study.study import Study
@@ -116,12 +117,26 @@ def test_images_are_left_out_and_prompts_are_needed(tmp_path):
     (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked: dict[str, Any] = {"samples": 2, "max_k": 1, "controls": 0, "max_new_tokens": 4}
     assert Study(model, tmp_path / "run", data=str(tmp_path / "both.jsonl"), **asked).run().baseline["clip_score"] is None
-    for data in (str(tmp_path / "pics"), "scenes"):
-        with pytest.raises(DataError, match=r"reads text alone, and .* has no prompts; expected --data"):
-            Study(model, tmp_path / "other", data=data, **asked).run()
+    with pytest.raises(DataError, match=r"reads text alone, and .* has no prompts; expected --data"):
+        Study(model, tmp_path / "other", data=str(tmp_path / "pics"), **asked).run()
     assert not (tmp_path / "other").exists()
     with pytest.raises(OptionError, match="clip is 'tiny-clip', and the samples have no images"):
         Study(model, tmp_path / "other", data=str(tmp_path / "both.jsonl"), clip="tiny-clip", **asked).run()
+
+
+def test_the_embedded_prompts_take_the_place_of_the_scenes(tmp_path):
+    """For a model that is named and for one that is given; the run says so, and is found again either way."""
+    asked: dict[str, Any] = {"samples": 4, "max_k": 1, "controls": 0, "max_new_tokens": 4}
+    model = saved("llama", tmp_path / "model")
+    named = Study(model, tmp_path / "named", **asked).run()
+    given = Study(load(model), tmp_path / "given", **asked).run()
+    assert named.curve == given.curve
+    for folder in ("named", "given"):
+        assert yaml.safe_load((tmp_path / folder / "config.yaml").read_text())["data"] == "prompts"
+    assert Study(model, tmp_path / "named", data="prompts", **asked).run() == named
+    assert {s.id.rpartition("-")[0] for s in load_samples("prompts", 64)} == set(load_categories("prompts", 1))
+    with pytest.raises(DataError, match="prompts have no category 'cars'; they have science, "):
+        load_samples("prompts", 4, category="cars")
 
 
 def test_a_model_that_reads_images_refuses_prompts_alone(tmp_path, prompts):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from lesion.core.importance import Importance
 from lesion.core.sites import Site, Sites
@@ -126,12 +127,15 @@ def test_scorers_that_read_activations_alone_run_no_backward_pass_and_give_the_s
 def test_what_a_pass_costs_is_what_is_said():
     """Each scorer by itself, on one sample: forward and backward passes counted, beside what the table of scorers says."""
     for name, scorer in SCORERS.items():
+        if scorer.needs == "residual":
+            continue  # there is no stream here, see test_output_share.py
         model: Any = ThreeNeurons()
+        model.mlp.act_fn = ACT2FN["linear"]  # relevance asks for one
         forwards, backwards = [], []
         model.register_forward_hook(lambda m, a, out, seen=forwards: seen.append(len(out)))
         model.mlp.down_proj.register_full_backward_hook(lambda m, i, o, seen=backwards: seen.append(1))
         score(model, model.sites, [Numbers(model, [[1.0]])], name)
-        assert (sum(forwards), len(backwards)) == scorer.passes(ScoreOptions()), name
+        assert (sum(forwards), len(backwards)) == scorer.passes(ScoreOptions(), sites=len(model.sites)), name
 
 
 def test_one_scorer_can_be_given_by_its_name():
@@ -140,3 +144,13 @@ def test_one_scorer_can_be_given_by_its_name():
     assert list(one) == ["can"]
     for site in model.sites:
         np.testing.assert_array_equal(one["can"].values(site), many["can"].values(site))
+
+
+def test_the_pass_that_sees_the_residual_stream_is_one_forward():
+    vlm, prompts, answers = answered("llava")
+    graphs: list[bool] = []
+    module: Any = vlm.model.get_submodule(vlm.sites.select("language", "down")[0].path)
+    handle = module.register_forward_hook(lambda m, args, out: graphs.append(out.requires_grad or torch.is_grad_enabled()))
+    score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 2), "output-share")
+    handle.remove()
+    assert graphs == [False] and SCORERS["output-share"].passes(ScoreOptions()) == (1, 0)

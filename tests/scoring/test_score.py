@@ -231,7 +231,7 @@ def test_one_forward_and_one_backward_a_batch(vlm):
         module.register_forward_hook(lambda m, a, out: forwards.append(1)),
         module.register_full_backward_hook(lambda m, a, out: backwards.append(1)),
     ]
-    names = [n for n in SCORERS if SCORERS[n].reduce is not None and SCORERS[n].needs != "perturbed"]
+    names = [n for n in SCORERS if SCORERS[n].reduce is not None and SCORERS[n].needs in ("forward", "gradient")]
     assert len(names) >= 10
     score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 3), names)
     for handle in handles:
@@ -319,7 +319,8 @@ def test_hooks_are_gone_when_the_model_raises():
     ("options", "message"),
     [({"alpha": 1.1}, "alpha is 1.1"), ({"alpha": -0.1}, "alpha is -0.1"), ({"alpha": float("nan")}, "alpha is nan"),
      ({"aggregate": "median"}, "'median'; expected one of mean, max"), ({"positions": "end"}, "'end'; expected one of all"),
-     ({"top": 0.0}, "top is 0.0"), ({"noise": 0.0}, "noise is 0.0")],
+     ({"top": 0.0}, "top is 0.0"), ({"noise": 0.0}, "noise is 0.0"), ({"ig_steps": 0}, "ig_steps is 0; expected at least 1"),
+     ({"ig_path": "site"}, "ig_path is 'site'; expected one of layer, all")],
 )  # fmt: skip
 def test_options_out_of_range(options, message):
     with pytest.raises(OptionError, match=message):
@@ -327,7 +328,9 @@ def test_options_out_of_range(options, message):
 
 
 def test_the_registry():
-    known = "activation, can, gradient, perturbation, random, superweight, taylor, wanda"
+    known = (
+        "activation, can, gradient, integrated-gradients, output-share, perturbation, random, relp, superweight, taylor, wanda"
+    )
     with pytest.raises(
         OptionError,
         match=f"'best' is unknown; available: {known}",
@@ -377,7 +380,9 @@ def test_what_each_scorer_takes_by_itself():
     taken = {name: get_scorer(name).passes(usual) for name in rankers()}
     assert taken == {
         "can": (1, 1), "gradient": (1, 1), "taylor": (1, 1), "activation": (1, 0), "wanda": (1, 0), "superweight": (1, 0),
-        "perturbation": (2, 0), "random": (0, 0),
+        "perturbation": (2, 0), "random": (0, 0), "relp": (1, 1), "output-share": (1, 0), "integrated-gradients": (8, 8),
     }  # fmt: skip
+    assert get_scorer("integrated-gradients").passes(ScoreOptions(ig_steps=3), sites=5) == (15, 15)
+    assert get_scorer("integrated-gradients").passes(ScoreOptions(ig_steps=3, ig_path="all"), sites=5) == (3, 3)
     assert get_scorer("can").passes(half) == (1, 1)
     assert get_scorer("can").passes(ScoreOptions(alpha=0)) == (1, 0)

@@ -76,6 +76,8 @@ SEEN: list[tuple[str, dict[str, Any], dict[str, Any], Callable[[Result], Any]]] 
     ("positions", {}, {"positions": "answer"}, importances),
     ("top", {}, {"top": 0.5}, lambda r: [n.consistency for n in r.top]),
     ("noise", {"scorer": "perturbation"}, {"noise": 0.4}, importances),
+    ("ig_steps", {"scorer": "integrated-gradients", "ig_path": "all"}, {"ig_steps": 2}, importances),
+    ("ig_path", {"scorer": "integrated-gradients", "ig_steps": 1}, {"ig_path": "all"}, importances),
     ("samples", {}, {"samples": 6}, lambda r: (r.samples, len(r.sample_list))),
     ("split", {}, {"split": "same"}, lambda r: [(s.ranked_on, s.measured_on) for s in r.sample_list]),
     ("target", {}, {"target": "reference"}, lambda r: r.baseline["nll_reference"]),

@@ -8,6 +8,7 @@ import pytest
 
 from lesion.core.errors import OptionError
 from lesion.core.sites import Site, Sites
+from lesion.models import packaged
 from lesion.models.loading import load_structure
 from lesion.study.check_known import check_known
 from lesion.study.published import PUBLISHED, known, names, recognise
@@ -37,6 +38,12 @@ def llama(layers=32, hidden=4096, intermediate=11008) -> Sites:
         ("microsoft/Phi-3-mini-4k-instruct", "phi-3-mini-4k"),
         ("meta-llama/Llama-3.2-1B", "llama-3.2-1b"),
         ("tiny-llava", "tiny-llava"),
+        ("smollm2", "smollm2-135m"),
+        ("smol-llava", "smollm2-135m"),
+        ("models/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "smollm2-1.7b"),
+        ("Qwen/Qwen2.5-7B", "qwen2.5-7b"),
+        ("answerdotai/ModernBERT-base", "modernbert-base"),
         ("llava-hf/llava-1.5-13b-hf", None),
         ("tiny-instructblip", None),
         ("codellama/CodeLlama-7b-hf", None),
@@ -62,9 +69,35 @@ def test_every_published_coordinate_fits_its_model(entry, shape):
     assert {(n.site.layer, n.index) for n in channels} == {(c.layer, c.row) for c in known(entry).coordinates}
 
 
-def test_all_entries_are_tested_and_named_once():
+def test_every_entry_is_named_once_and_has_a_source():
     assert len(names()) == len(set(names())) == len(PUBLISHED) + 1
-    assert all(entry.source.startswith("arXiv") for entry in PUBLISHED)
+    assert all(entry.source.startswith(("arXiv", "github.com")) for entry in PUBLISHED)
+
+
+def test_the_census_of_rows_has_22_models():
+    """One candidate row each; those that papers name too are the same coordinates."""
+    census = {entry.name: [at for at in entry.coordinates if at.loss is not None] for entry in PUBLISHED}
+    rows = {name: found[0] for name, found in census.items() if found}
+    assert len(rows) == 22 and all(len(found) <= 1 for found in census.values())
+    assert sum(at.column is not None for at in rows.values()) == 3
+    harmless = sorted(name for name, at in rows.items() if abs(at.loss or 0) < 0.05)
+    assert len(harmless) == 13 and {"qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b"} < set(harmless)
+
+
+def test_a_row_is_a_down_neuron_and_no_unit():
+    entry, sites = known("smollm2-135m"), llama(30, 576, 1536)
+    assert [(n.site.role, n.site.layer, n.index) for n in entry.neurons(sites, "down")] == [("down", 11, 507)]
+    assert len(entry.neurons(sites, "hidden")) == 0
+    assert entry.effects() == ["row 507 of layer 11 removed: loss +313.4 %"]
+
+
+@pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+def test_the_published_row_of_smollm2_collapses_it(tmp_path):
+    """The first truth that nobody put there."""
+    check = check_known("smollm2", samples=2, max_new_tokens=16, out=tmp_path / "run")
+    (row,) = check.rows
+    assert (row.role, [(n.layer, n.index) for n in row.neurons], row.collapsed) == ("down", [(11, 507)], True)
+    assert (row.metrics["ppl_reference"] or 0) > 1000 * (check.baseline["ppl_reference"] or 1)
 
 
 def test_the_seeded_truth_is_that_of_the_card():

@@ -55,7 +55,10 @@ def test_the_seeded_units_are_found(studies, role):
     drawn = [c for c in result.controls if c.kind == "random"]
     assert len(drawn) == 5 and {c.k for c in drawn} == {result.k_star}
     assert [c.collapsed for c in drawn] == [False] * 5
-    assert result.handful and result.complaints == [] and result.notes == []
+    assert result.handful and result.complaints == []
+    # They do together what none of them does alone, which no gradient tells, and nothing is noted.
+    assert result.blind is not None and result.blind.alone is None and result.blind.beyond is None
+    assert result.notes == []
     assert "a critical handful" in result.verdict and "5 of 5 random sets" in result.verdict
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.progress import Progress
 from lesion.data.samples import QUESTIONS, SCENES, Sample
-from lesion.models.loading import no_bars, pick_device, resolve
+from lesion.models.loading import pick_device, resolve
+from lesion.models.quiet import no_bars
 
 if TYPE_CHECKING:
     import torch

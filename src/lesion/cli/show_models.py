@@ -60,4 +60,6 @@ def show_known(check: KnownCheck, console: Console) -> None:
     for row in check.rows:
         members = ", ".join(f"layer {n.layer} {n.role}[{n.index}]" for n in row.neurons)
         console.print(f"{row.role}: {escape(members)}", soft_wrap=True)
+    for line in check.published:
+        console.print(f"published: {escape(line)}", soft_wrap=True)
     console.print(f"[bold]run[/]: {escape(check.run)}", soft_wrap=True)

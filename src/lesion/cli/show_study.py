@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lesion.core.criterion import CollapseCriterion
 from lesion.core.metrics import METRICS, headline
-from lesion.study.result import ControlEntry, CriterionEntry, Metrics, Result, by_kind
+from lesion.study.result import Blind, ControlEntry, CriterionEntry, Metrics, Result, by_kind
 
 _BAR = 20
 """Characters of the longest bar of the text plot."""
@@ -37,6 +37,8 @@ def show_result(result: Result, console: Console) -> None:
         _show_critical(result, console)
         _show_controls(result.controls, console)
         _show_example(result, console)
+    if result.blind is not None:
+        _show_blind(result.blind, result.scorer, console)
     for note in result.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print()
@@ -168,6 +170,21 @@ def _show_controls(controls: list[ControlEntry], console: Console) -> None:
         words.append(f"{group.label} {stand} of {group.drawn}{unsure}" if group.drawn else f"{group.label} could not be drawn")
     if words:
         _line(console, "controls that leave the model standing", ", ".join(words))
+
+
+def _show_blind(blind: Blind, scorer: str, console: Console) -> None:
+    """What the ranking does not see; that it should worry the reader, the notes say."""
+    if (alone := blind.alone) is not None:
+        rank = "not in the ranking" if alone.rank is None else f"number {alone.rank:,} in the ranking"
+        does = {True: "collapsed", False: "standing", None: "undecided"}[alone.collapsed]
+        perplexity = METRICS[PERPLEXITY]
+        before, after = (perplexity.show(of.get(PERPLEXITY)) for of in (alone.before, alone.after))
+        words = f"{alone.neuron}, {rank} ({scorer}); masked alone: {does}, {perplexity.label} {before} to {after}"
+        _line(console, "first by activation", words)
+    if (order := blind.beyond) is not None:
+        nll = METRICS[NLL]
+        words = f"{order.name} {nll.show(order.measured)} measured, at most {nll.show(order.promised)} promised"
+        _line(console, "rise of the NLL, in nats, and what the gradient promises", words)
 
 
 def _show_example(result: Result, console: Console) -> None:

@@ -15,8 +15,9 @@ from lesion.core.errors import DataError
 from lesion.data.sources import Entry, entries
 from lesion.zoo.captions import DEFAULT_PROMPT as DEFAULT_PROMPT  # what a model is asked, if nothing else is said
 
-SCENES, QUESTIONS = "scenes", "questions"
-"""The names of the embedded data in a study's options: scenes to describe, and yes/no questions about them."""
+SCENES, QUESTIONS, PROMPTS = "scenes", "questions", "prompts"
+"""The names of the embedded data in a study's options: scenes to describe, yes/no questions about them, and plain prompts for
+models that read text alone."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def load_samples(
     """Chooses samples; the same source, count and seed give the same ones.
 
     Args:
-        source: ``"scenes"`` for the embedded held-out scenes, ``"questions"`` for a yes/no question about each of them, or what
-            :mod:`lesion.data.sources` describes.
+        source: ``"scenes"`` for the embedded held-out scenes, ``"questions"`` for a yes/no question about each of them,
+            ``"prompts"`` for the embedded plain prompts, or what :mod:`lesion.data.sources` describes.
         count: How many; fewer where the source has not as many (with a warning).
         seed: Which.
         strict: An unreadable image is an error, not a warning.
@@ -89,7 +90,8 @@ def load_samples(
         raise DataError(f"samples is {count}; expected at least 1")
     if source in (SCENES, QUESTIONS):
         return _scenes(count, seed, category, source == QUESTIONS)
-    return _choose(source, entries(source, category), count, seed, strict, warn)
+    found = _prompts(category) if source == PROMPTS else entries(source, category)
+    return _choose(source, found, count, seed, strict, warn)
 
 
 def load_image(path: str | Path) -> Sample:
@@ -127,7 +129,7 @@ def load_categories(
 
         return {category: _scenes(count, seed, category, source == QUESTIONS) for category in CATEGORIES}
     by_category: dict[str, list[Entry]] = {}
-    for entry in entries(source):
+    for entry in _prompts() if source == PROMPTS else entries(source):
         if entry.category is not None:
             by_category.setdefault(entry.category, []).append(entry)
     return {
@@ -174,6 +176,19 @@ def _scenes(count: int, seed: int, category: str | None = None, questions: bool 
             prompt, reference = next(q for q in captions.questions(scene) if q[1] == ("yes", "no")[number % 2])
         samples.append(Sample(name, drawing.draw(scene), scene.main.category, reference, prompt))
     return samples
+
+
+def _prompts(category: str | None = None) -> list[Entry]:
+    from lesion.zoo.prompts import BY_TOPIC
+
+    if category is not None and category not in BY_TOPIC:
+        raise DataError(f"prompts have no category {category!r}; they have {', '.join(BY_TOPIC)}")
+    topics = BY_TOPIC if category is None else {category: BY_TOPIC[category]}
+    return [
+        Entry(f"{topic}-{i}", None, category=topic, prompt=prompt)
+        for topic, prompts in topics.items()
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 def _choose(

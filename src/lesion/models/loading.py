@@ -1,18 +1,18 @@
-"""From a name to a loaded model: an embedded name, a local folder or a hub id."""
+"""From a name to a loaded model: an embedded or packaged name, a local folder, a GGUF file or a hub id."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion import zoo
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.sites import Sites
+from lesion.models import gguf, packaged
 from lesion.models.discovery import discover
+from lesion.models.quiet import no_bars
 from lesion.models.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -24,21 +24,28 @@ QUANTIZATIONS = ("none", "8bit", "4bit")
 
 
 def resolve(name: str) -> str:
-    """What ``from_pretrained`` is given: the folder of an embedded name, a local folder, or the hub id as it is.
+    """What ``from_pretrained`` is given: the folder of an embedded or packaged name or a GGUF file, a folder, or a hub id.
 
     Raises:
-        ModelError: The name looks like a folder, and there is no model in it.
+        ModelError: The name looks like a folder or a file, and there is no model in it; or a packaged model's package is
+            missing.
     """
     if name in zoo.EMBEDDED:
         return str(zoo.folder(name))
+    if name in packaged.PACKAGED:
+        return str(packaged.folder(name))
     path = Path(name)
+    if gguf.is_gguf(name):
+        gguf.read_header(path)
+        return str(path.parent)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{name} has no config.json; expected a folder that save_pretrained wrote")
         return name
     if name.startswith((".", "/", "~")) or os.sep * 2 in name or name.count("/") != 1:
         raise ModelError(
-            f"no model {name!r}: not a folder, not an embedded model ({', '.join(zoo.EMBEDDED)}), and not a hub id (owner/name)"
+            f"no model {name!r}: not a folder, not an embedded model ({', '.join((*zoo.EMBEDDED, *packaged.PACKAGED))}), "
+            f"not a {gguf.SUFFIX} file, and not a hub id (owner/name)"
         )
     return name
 
@@ -83,7 +90,7 @@ def load(
     """Loads a model with its processor (or its tokenizer, if it reads text alone), ready to be studied.
 
     Args:
-        name: An embedded name, a local folder or a hub id, which may end in ``@revision``.
+        name: An embedded or packaged name, a local folder, a GGUF file, or a hub id, which may end in ``@revision``.
         dtype: ``auto`` is the checkpoint's own on a GPU and float32 on a CPU.
         device: As torch names it; ``auto`` is a GPU where there is one.
         trust_remote_code: Run the repository's own code. Off unless asked for.
@@ -98,12 +105,18 @@ def load(
     # The processor is small: what is wrong with it is said before the weights are read.
     processor = source.processor()
     model = source.model(dtype, device, device_map, quantization)
-    return VisionLanguageModel(model, processor, name, source.path)
+    # The folder of a GGUF file holds others too, so no hash is kept there.
+    return VisionLanguageModel(model, processor, name, None if source.gguf else source.path)
 
 
 def load_weights(name: str, trust_remote_code: bool = False, **placing: Any) -> Any:
     """Loads a model without its processor; arguments and errors as for :func:`load`."""
     return _Source(name, trust_remote_code).model(**placing)
+
+
+def reads_text_alone(name: str, trust_remote_code: bool = False) -> bool:
+    """Whether a model takes no images, from its configuration alone; errors as for :func:`load`."""
+    return _Source(name, trust_remote_code).text_only
 
 
 class ProcessorError(ModelError):
@@ -116,7 +129,9 @@ class _Source:
     def __init__(self, name: str, trust_remote_code: bool) -> None:
         base, revision = split_revision(name)
         self.name, self.path = name, resolve(base)
-        self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **_at(revision)}
+        self.gguf = gguf.is_gguf(base)
+        own = gguf.reading(base) if self.gguf else _at(revision)
+        self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **own}
         self.config = _config(name, self.path, self.options)
         self.make = _auto_class(self.config)
         self.text_only: bool = self.make.__name__ == "AutoModelForCausalLM"
@@ -152,11 +167,16 @@ class _Source:
         place = pick_device(device)
         wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+        if self.gguf and quantization != "none":
+            raise OptionError(f"quantization is {quantization!r}, and {self.name} is quantised already; leave it out")
         if quantization != "none":
             placed = {"device_map": device_map or {"": place}, "quantization_config": _quantised(quantization, place)}
-        model = _attempt(
-            self.name, "weights", lambda: self.make.from_pretrained(self.path, dtype=wanted, **placed, **self.options)
-        )
+        options = {"dtype": wanted, **placed, "trust_remote_code": self.options["trust_remote_code"]}
+        if self.gguf:
+            model = _attempt(self.name, "weights", lambda: gguf.read_model(self.make.from_pretrained, self.name, **options))
+        else:
+            options |= self.options
+            model = _attempt(self.name, "weights", lambda: self.make.from_pretrained(self.path, **options))
         return model if placed else model.to(place)
 
 
@@ -238,17 +258,3 @@ def _missing_package(message: str) -> str | None:
     """The package that a library says it lacks; None where it says something else."""
     patterns = (r"`pip install ([\w-]+)`", r"requires the (\w+) library but it was not found", r"No module named '([\w-]+)")
     return next((match[1].lower() for pattern in patterns if (match := re.search(pattern, message))), None)
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """A library call draws no bars of its own while it loads; whoever had them on has them again afterwards."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

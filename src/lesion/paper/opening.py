@@ -20,7 +20,7 @@ from lesion.paper.subject import Halves, Subject
 from lesion.study.options import StudyOptions
 from lesion.study.published import ROLES, known, truth_of
 from lesion.study.rundir import slug
-from lesion.study.session import Session
+from lesion.study.session import Session, with_data
 
 OWN = ("component", "scorer", "mask", "mask_positions", "layers", "neurons", "force")
 """Options of a study that the experiments vary themselves, or that would leave out what they ask about."""
@@ -46,7 +46,7 @@ def opened(
     Raises:
         OptionError, ModelError, DataError, RunError: As for :func:`lesion.paper.paper`.
     """
-    plan, (study,) = parse_options([name_of(model)], quick, options)
+    plan, (study,) = parse_options([model], quick, options)
     check_fit(model, study, plan)
     folder = Path(out) if out is not None else default_folder(plan, [study]) / slug(study.model)
     with open_subject(model, study, plan, folder, progress or Silent()) as subject:
@@ -57,7 +57,9 @@ def name_of(model: str | VisionLanguageModel) -> str:
     return model if isinstance(model, str) else model.name
 
 
-def parse_options(models: Sequence[str], quick: bool, options: Mapping[str, Any]) -> tuple[Plan, list[StudyOptions]]:
+def parse_options(
+    models: Sequence[str | VisionLanguageModel], quick: bool, options: Mapping[str, Any]
+) -> tuple[Plan, list[StudyOptions]]:
     """The plan, and the options of a study of each model.
 
     Raises:
@@ -70,7 +72,9 @@ def parse_options(models: Sequence[str], quick: bool, options: Mapping[str, Any]
     of_study = {name: value for name, value in options.items() if name not in Plan.model_fields}
     plan = Plan.parse(**{**(QUICK_PLAN if quick else {}), **of_plan})
     of_study = {**(QUICK_STUDY if quick else {}), **of_study}
-    return plan, [StudyOptions.parse(**{**of_study, "model": m, "component": "all", "role": "all"}) for m in models]
+    given = [m if isinstance(m, VisionLanguageModel) else None for m in models]
+    asked = [StudyOptions.parse(**{**of_study, "model": name_of(m), "component": "all", "role": "all"}) for m in models]
+    return plan, [with_data(study, vlm) for study, vlm in zip(asked, given, strict=True)]
 
 
 def default_folder(plan: Plan, studies: Sequence[StudyOptions]) -> Path:

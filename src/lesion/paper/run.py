@@ -76,7 +76,7 @@ def paper(
     names = [name_of(model) for model in models]
     if not names or len({slug(name) for name in names}) < len(names):
         raise OptionError(f"models are {', '.join(names) or 'none'}; expected at least one, and each once")
-    plan, studies = parse_options(names, quick, options)
+    plan, studies = parse_options(models, quick, options)
     for model, study in zip(models, studies, strict=True):  # of all, and not after hours on those before
         check_fit(model, study, plan)
     folder = Path(out) if out is not None else default_folder(plan, studies)

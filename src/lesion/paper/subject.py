@@ -67,7 +67,10 @@ class Subject:
 
     def known_neurons(self, role: Role) -> NeuronSet | None:
         """The language model's neurons of a role that are known to be critical; None where nothing is known."""
-        return None if self.truth is None or role not in ROLES else self.truth.neurons(self.session.vlm.sites, role)
+        if self.truth is None or role not in ROLES:
+            return None
+        found = self.truth.neurons(self.session.vlm.sites, role)
+        return found if len(found) else None
 
     def importance(
         self,

@@ -292,6 +292,34 @@ class View:
         """The controls' perplexities beside the critical set's; None without controls."""
         return strip(self.result) if self.result.controls else None
 
+    # -- what the ranking does not see -------------------------------------------------------------------------------
+    def alone(self) -> tuple[str, str, list[tuple[str, str, str]]] | None:
+        """The first neuron by activation: its place in the ranking, what masking it alone does, and the headline metrics.
+
+        Each metric has its label, its intact value and the one with the neuron masked. None where it was not masked alone.
+        """
+        alone = None if self.result.blind is None else self.result.blind.alone
+        if alone is None:
+            return None
+        rank = "is not in it" if alone.rank is None else f"is number {alone.rank:,} of {self.result.neurons_total:,}"
+        does = {
+            True: "That collapses the model.", False: "The model does not collapse.",
+            None: "The samples do not tell whether the model has collapsed.",
+        }[alone.collapsed]  # fmt: skip
+        shown = [
+            (m.label, m.show(alone.before[m.name]), m.show(alone.after.get(m.name)))
+            for m in headline(alone.before)
+        ]  # fmt: skip
+        return rank, does, shown
+
+    def first_order(self) -> list[tuple[str, str, str, str]]:
+        """Each set, what the gradient promises of the NLL, what was measured, and how many times as much that is."""
+        nll, rows = METRICS["nll_reference"], []
+        for order in () if self.result.blind is None else self.result.blind.first_order:
+            times = "–" if order.measured is None or order.promised <= 0 else f"{order.measured / order.promised:,.3g}"
+            rows.append((order.name, nll.show(order.promised), nll.show(order.measured), times))
+        return rows
+
     def assumptions(self) -> list[Assumption]:
         return assumptions(self.result.options)
 

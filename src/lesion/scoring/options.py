@@ -9,8 +9,10 @@ from lesion.core.errors import OptionError
 
 Aggregate = Literal["mean", "max", "sum", "last"]
 Positions = Literal["all", "image", "prompt", "answer", "first"]
+Path = Literal["layer", "all"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "max", "sum", "last")
 POSITIONS: tuple[Positions, ...] = ("all", "image", "prompt", "answer", "first")
+PATHS: tuple[Path, ...] = ("layer", "all")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class ScoreOptions:
         top: The share of neurons that is called "top" in a neuron's consistency.
         seed: For the random scorer, and for the perturbation's noise.
         noise: Standard deviation of the perturbation's noise, as a share of that of what it is added to.
+        ig_steps: Steps of integrated gradients, from the masked to the intact neurons.
+        ig_path: What integrated gradients scale at once: the neurons of one site (``layer``), or ``all`` that are scored.
 
     Raises:
         OptionError: A value out of its range.
@@ -35,6 +39,8 @@ class ScoreOptions:
     top: float = 0.01
     seed: int = 0
     noise: float = 0.1
+    ig_steps: int = 8
+    ig_path: Path = "layer"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -43,6 +49,8 @@ class ScoreOptions:
             raise OptionError(f"top is {self.top}; expected a share above 0 and at most 1")
         if not self.noise > 0:
             raise OptionError(f"noise is {self.noise}; expected a number above 0")
-        for name, known in (("aggregate", AGGREGATES), ("positions", POSITIONS)):
+        if self.ig_steps < 1:
+            raise OptionError(f"ig_steps is {self.ig_steps}; expected at least 1")
+        for name, known in (("aggregate", AGGREGATES), ("positions", POSITIONS), ("ig_path", PATHS)):
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")

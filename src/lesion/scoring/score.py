@@ -1,7 +1,7 @@
-"""Scoring: one forward and one backward pass a batch give the importance of every site, for every scorer at once.
+"""Scoring: one forward and one backward pass a batch give the importance of every site, for most scorers at once.
 
-Scorers that read the activation alone need no backward pass, and get none unless another one does. The perturbation scorer
-needs a pass of its own: one forward of twice the rows.
+Scorers that read the activation alone need no backward pass, and get none unless another one does. Others need passes of their
+own (:data:`lesion.scoring.registry.Pass`): the noisy one, the linearised one, the one that sees the residual stream, a path.
 """
 
 from __future__ import annotations
@@ -9,47 +9,33 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.core.errors import DataError, ModelError
+from lesion.core.errors import DataError, ModelError, OptionError
 from lesion.core.importance import Importance
 from lesion.core.sites import Site, Sites
-from lesion.hooks.capture import capture_activations, capture_gradients
+from lesion.hooks.capture import capture_activations
+from lesion.hooks.relevance import linearised
 from lesion.models import experts, feedforward
 from lesion.models.handle import frozen
+from lesion.scoring.gradients import backward
+from lesion.scoring.integrated_gradients import along_path
 from lesion.scoring.options import ScoreOptions
+from lesion.scoring.output_share import capture_with_stream
 from lesion.scoring.scorers import SCORERS, Pass, get_scorer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from lesion.scoring.registry import Pair, ScoringBatch
+
     _Rows = dict[tuple[str, str], torch.Tensor]
     """(scorer, site key) -> one number a row and neuron, ``[rows, width]``."""
-    _Pair = tuple[torch.Tensor, torch.Tensor]
-
-FP16_LOSS_SCALE = 2.0**12
-"""Gradients below 6e-8 vanish in float16; the loss is multiplied by this before the backward pass, and they are divided."""
-
-
-class ScoringBatch(Protocol):
-    """What :func:`score` needs of a batch; its length is the number of samples."""
-
-    def __len__(self) -> int: ...
-
-    def losses(self) -> torch.Tensor:
-        """Runs the model; per-sample losses ``[rows]``, with the graph."""
-        ...
-
-    def tokens(self, site: Site, length: int, positions: str) -> torch.Tensor:
-        """Which of a site's tokens count, bool ``[rows, length]``."""
-        ...
-
-    def run_perturbed(self, noise: float, seed: int) -> None:
-        """Runs the model on every row twice: all rows as they are, then all of them with noise."""
-        ...
+    _See = Callable[[Site, Pair], None]
 
 
 def out_norms(model: nn.Module, site: Site) -> torch.Tensor:
@@ -85,17 +71,20 @@ def score(
     Args:
         model: Frozen and in evaluation mode while this runs, then as it was.
         sites: Where to score; reachable and unreachable ones.
-        batches: See :class:`ScoringBatch`; for a :class:`~lesion.models.vlm.VisionLanguageModel`, its ``batches``.
+        batches: See :class:`lesion.scoring.registry.ScoringBatch`; for a
+            :class:`~lesion.models.vlm.VisionLanguageModel`, its ``batches``.
         scorers: Names in :data:`lesion.scoring.scorers.SCORERS`, or one of them.
         options: Options of the scorers.
         progress: Called with the number of samples after each batch.
 
     Returns:
         The importances by scorer name. A sample whose loss is not finite has no gradient worth the name and is left out,
-        so ``importance.samples`` can be less than what went in. A site that no gradient reached has no entry in ``sums``.
+        so ``importance.samples`` can be less than what went in. A site that no gradient reached has no entry in ``sums``, and
+        neither has one that a scorer does not know what to do with (:mod:`lesion.scoring.output_share`).
 
     Raises:
-        OptionError: An unknown scorer.
+        OptionError: An unknown scorer, or one that scores none of the sites.
+        ModelError: The linearised model is asked for, and a module on the way is of a make that it does not know.
         DataError: No sample has a finite loss.
     """
     options = options or ScoreOptions()
@@ -109,6 +98,7 @@ def score(
                     progress(rows)
         if not sums.samples:
             raise DataError(f"none of the {sums.left_out} samples has a finite loss; is the model's dtype too small?")
+        sums.check()
     importances = sums.importances()
     for scorer in chosen:
         if scorer.reduce is None:
@@ -130,22 +120,34 @@ class _Sums:
         self._hits: dict[tuple[str, str], torch.Tensor] = {}
         self._norms: dict[str, torch.Tensor] = {}
         self._called_again: set[str] = set()
+        self._runs: dict[Pass, Callable[[ScoringBatch, _Rows], torch.Tensor | None]] = {
+            "gradient": self._gradient_pass, "forward": self._forward_pass, "perturbed": self._perturbed_pass,
+            "residual": self._residual_pass, "relevance": self._relevance_pass, "path": self._path_pass,
+        }  # fmt: skip
+
+    def check(self) -> None:
+        """Whether each scorer had something to score.
+
+        Raises:
+            OptionError: One of those that look at the residual stream had not.
+        """
+        for name in self.names:
+            if self._passes[name] == "residual" and not any(scorer == name for scorer, _ in self._sums):
+                raise OptionError(
+                    f"scorer {name!r} scores none of the {len(self.sites)} sites: they are in no layer with a residual stream; "
+                    "choose another scorer or component"
+                )
 
     def add(self, batch: ScoringBatch) -> int:
         """Adds a batch; returns its number of rows."""
         import torch
 
         rows: _Rows = {}
-        usable: torch.Tensor | None = None
-        needed = set(self._passes.values())
-        if "gradient" in needed:
-            usable = self._gradient_pass(batch, rows)
-        if "forward" in needed:
-            usable = self._forward_pass(batch, rows)
-        if "perturbed" in needed:
-            self._perturbed_pass(batch, rows)
-        if usable is None:
-            usable = torch.ones(len(next(iter(rows.values()))), dtype=torch.bool)
+        usable = torch.ones(len(batch), dtype=torch.bool)
+        for needs, run in self._runs.items():
+            if needs in self._passes.values():
+                finite = run(batch, rows)
+                usable = usable if finite is None else usable & finite.cpu()
         self.samples += int(usable.sum())
         self.left_out += int((~usable).sum())
         for (name, key), value in rows.items():
@@ -158,23 +160,42 @@ class _Sums:
 
     def _gradient_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
         """One forward and one backward; returns which rows have a finite loss."""
-        import torch
+        return backward(self.model, self.sites, batch, self._reducer(batch, "gradient", rows))
 
-        scale = FP16_LOSS_SCALE if getattr(self.model, "dtype", None) == torch.float16 else 1.0
+    def _relevance_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
+        """The same through the linearised model, whose forward pass is the model's own."""
+        see = self._reducer(batch, "relevance", rows)
+        return backward(self.model, self.sites, batch, see, after=linearised(self.model))
 
-        def see(site: Site, activations: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-            pairs = [(a.float(), g.float() / scale) for a, g in zip(activations, gradients, strict=True)]
-            self._reduce(batch, site, "gradient", pairs, rows)
+    def _path_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
+        """Both, for each step and part of the path; returns which rows have a finite loss in all of them."""
+        steps, means = self.options.ig_steps, {}
 
-        with capture_gradients(self.model, self.sites, see), torch.enable_grad():
-            losses = batch.losses()
-            usable = torch.isfinite(losses.detach())
-            if usable.any():
-                (losses[usable].float().sum() * scale).backward()
+        def see(site: Site, pairs: list[Pair]) -> None:
+            step: _Rows = {}
+            self._reduce(batch, site, "path", pairs, step)
+            for key, value in step.items():
+                value = value.to(_sum_dtype(value.device)) / steps
+                means[key] = means[key] + value if key in means else value
+
+        usable = along_path(self.model, self.sites, batch, self.options, see)
+        rows.update({key: mean.abs() for key, mean in means.items()})
         return usable
+
+    def _reducer(self, batch: ScoringBatch, needs: Pass, rows: _Rows) -> Callable[[Site, list[Pair]], None]:
+        return lambda site, pairs: self._reduce(batch, site, needs, pairs, rows)
 
     def _forward_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
         """One forward without a graph; returns which rows have a finite loss."""
+        return self._losses_of(batch, "forward", self._activations(lambda a: (a.float(), a.float())), rows)
+
+    def _residual_pass(self, batch: ScoringBatch, rows: _Rows) -> torch.Tensor:
+        """The same, with the norms of the residual stream."""
+        return self._losses_of(batch, "residual", lambda see: capture_with_stream(self.model, self.sites, see), rows)
+
+    def _losses_of(
+        self, batch: ScoringBatch, needs: Pass, attach: Callable[[_See], AbstractContextManager[None]], rows: _Rows
+    ) -> torch.Tensor:
         import torch
 
         losses: list[torch.Tensor] = []
@@ -183,13 +204,13 @@ class _Sums:
             with torch.no_grad():
                 losses[:] = [batch.losses()]
 
-        self._capture(batch, "forward", lambda a: (a.float(), a.float()), run, rows)
+        self._capture(batch, needs, attach, run, rows)
         return torch.isfinite(losses[0])
 
     def _perturbed_pass(self, batch: ScoringBatch, rows: _Rows) -> None:
         """One forward of twice the rows: the second half has the noise."""
 
-        def halves(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def halves(a: torch.Tensor) -> Pair:
             # Some vision parts lay the patches of all images one after the other into a single row.
             intact, noisy = a.float().chunk(2, dim=1 if a.shape[0] == 1 else 0)
             return intact, noisy
@@ -197,10 +218,19 @@ class _Sums:
         def run() -> None:
             batch.run_perturbed(self.options.noise, self.options.seed)
 
-        self._capture(batch, "perturbed", halves, run, rows)
+        self._capture(batch, "perturbed", self._activations(halves), run, rows)
+
+    def _activations(self, pair: Callable[[torch.Tensor], Pair]) -> Callable[[_See], AbstractContextManager[None]]:
+        """Attaches to every site; a pair is made of each activation."""
+        return lambda see: capture_activations(self.model, self.sites, lambda site, a: see(site, pair(a)))
 
     def _capture(
-        self, batch: ScoringBatch, needs: Pass, pair: Callable[[torch.Tensor], _Pair], run: Callable[[], None], rows: _Rows
+        self,
+        batch: ScoringBatch,
+        needs: Pass,
+        attach: Callable[[_See], AbstractContextManager[None]],
+        run: Callable[[], None],
+        rows: _Rows,
     ) -> None:
         """Reduces every site as soon as its module was called; of modules that are called again, all calls together.
 
@@ -208,20 +238,20 @@ class _Sums:
         then on that module's calls are kept until the pass ends.
         """
         while True:
-            kept: dict[str, list[_Pair]] = {}
+            kept: dict[str, list[Pair]] = {}
             seen: set[str] = set()
             again: set[str] = set()
 
-            def see(site: Site, a: torch.Tensor, kept: Any = kept, seen: Any = seen, again: Any = again) -> None:
+            def see(site: Site, pair: Pair, kept: Any = kept, seen: Any = seen, again: Any = again) -> None:
                 if site.key in self._called_again:
-                    kept.setdefault(site.key, []).append(pair(a))
+                    kept.setdefault(site.key, []).append(pair)
                 elif site.key in seen:
                     again.add(site.key)
                 else:
-                    self._reduce(batch, site, needs, [pair(a)], rows)
+                    self._reduce(batch, site, needs, [pair], rows)
                 seen.add(site.key)
 
-            with capture_activations(self.model, self.sites, see):
+            with attach(see):
                 run()
             if not again:
                 break
@@ -231,7 +261,7 @@ class _Sums:
             assert site is not None  # it came from there
             self._reduce(batch, site, needs, pairs, rows)
 
-    def _reduce(self, batch: ScoringBatch, site: Site, needs: Pass, pairs: Sequence[_Pair], rows: _Rows) -> None:
+    def _reduce(self, batch: ScoringBatch, site: Site, needs: Pass, pairs: Sequence[Pair], rows: _Rows) -> None:
         """One number a row and neuron, for every scorer of a pass; several calls' tokens count as if they stood in a line."""
         import torch
 

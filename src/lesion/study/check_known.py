@@ -34,11 +34,12 @@ class KnownRow(BaseModel):
 
 
 class KnownCheck(BaseModel):
-    """The answer: the intact model's metrics, and a row a role."""
+    """The answer: the intact model's metrics, a row a role, and what was published of rows that were removed whole."""
 
     model: str
     known: str
     source: str
+    published: list[str]
     samples: int
     baseline: Metrics
     rows: list[KnownRow]
@@ -84,7 +85,8 @@ def check_known(
         if entry is None:
             names = ", ".join(published.names())
             raise OptionError(f"nothing is known of {name}; if it derives from one of these, name it with --expect: {names}")
-        return entry, {role: entry.neurons(vlm.sites, role) for role in published.ROLES}
+        sets = {role: entry.neurons(vlm.sites, role) for role in published.ROLES}
+        return entry, {role: neurons for role, neurons in sets.items() if len(neurons)}
 
     with Session.open(study, vlm, folder, progress, ranks=False, check=fitted) as session:
         expected, sets = fitted(session.vlm)
@@ -97,8 +99,8 @@ def check_known(
             rows = mask_known(ablation, sets)
             advance(len(sets))
         return KnownCheck(
-            model=name, known=expected.name, source=expected.source, samples=len(samples),
-            baseline=ablation.baseline.intact.metrics, rows=rows, run=str(session.run.path),
+            model=name, known=expected.name, source=expected.source, published=expected.effects(),
+            samples=len(samples), baseline=ablation.baseline.intact.metrics, rows=rows, run=str(session.run.path),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from lesion.study.entries import control_entry, criterion_entries, example_entri
 from lesion.study.health import complaints, near_copies
 from lesion.study.manifest import conditions
 from lesion.study.published import Known, truth_of
-from lesion.study.result import NeuronEntry, RankedNeuron, Result, SiteSummary, by_kind
+from lesion.study.result import Blind, NeuronEntry, RankedNeuron, Result, SiteSummary, by_kind
 from lesion.study.session import Session
 from lesion.study.verdict import Verdict
 
@@ -27,6 +27,12 @@ LISTED = 1000
 """Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
 TOP = 200
 """Neurons of the ranking that are listed with everything that is known of them."""
+
+
+def warn_of_the_intact_model(session: Session, intact: Curve) -> None:
+    """Tells the user before the first mask; the verdict and the notes say it again. The curve may be the intact model alone."""
+    for complaint in complaints(intact, session.measured):
+        session.progress.warn(f"the intact model does not work on this data: {complaint}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Findings:
         critical: The top k*.
         minimal: None where none was sought.
         controls: Sets of the same size.
+        blind: What the ranking does not see; None where nothing was looked at.
     """
 
     session: Session
@@ -52,6 +59,7 @@ class Findings:
     critical: NeuronSet
     minimal: Minimal | None
     controls: Sequence[Control]
+    blind: Blind | None = None
 
     @cached_property
     def known(self) -> Known | None:
@@ -73,7 +81,7 @@ class Findings:
         verdict = Verdict(
             options.model, options.component, options.role, total, collapse,
             [(n.site.component, n.site.layer) for n in self.critical], (random.drawn, random.fallen) if random else (0, 0),
-            self.complaints, random.undecided if random else 0,
+            self.complaints, random.undecided if random else 0, None if self.blind is None else self.blind.alone,
         )  # fmt: skip
         return Result(
             model=options.model, component=options.component, role=options.role, scorer=self.ranking.name,
@@ -96,7 +104,7 @@ class Findings:
                 list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
             ),
             chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
-            complaints=self.complaints, notes=session.notes, handful=verdict.is_handful, verdict=str(verdict),
+            complaints=self.complaints, blind=self.blind, notes=session.notes, handful=verdict.is_handful, verdict=str(verdict),
             command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
             run=str(session.run.path),
         )  # fmt: skip
@@ -124,6 +132,8 @@ class Findings:
             session.note(
                 f"{copies} of {len(session.measured)} measured images are near copies of another, so intervals are too narrow"
             )
+        for warning in () if self.blind is None else self.blind.warnings:
+            session.note(warning)
         # The user was warned of these before the first mask.
         session.notes += [f"the intact model does not work on this data: {complaint}" for complaint in self.complaints]
 

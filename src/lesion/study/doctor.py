@@ -12,7 +12,7 @@ from lesion.core.sites import Site, Sites
 from lesion.data.samples import DEFAULT_PROMPT, SCENES, Sample, load_samples
 from lesion.hooks.capture import capture_activations
 from lesion.hooks.intervene import mask
-from lesion.models import memory
+from lesion.models import gguf, memory
 from lesion.models.discovery import discover
 from lesion.models.loading import ProcessorError, load, load_weights
 from lesion.models.placement import run_device
@@ -76,7 +76,7 @@ def examine(vlm: VisionLanguageModel, sample: Sample, prompt: str) -> Diagnosis:
         sample: Any image that it can read.
         prompt: What it is asked.
     """
-    checks = [*_facts(vlm.model), *_handling(vlm)]
+    checks = [*_file(vlm.name), *_facts(vlm.model), *_handling(vlm)]
     for check in _Examination(vlm, sample, prompt).checks():
         checks.append(check)
         if check.ok is False:
@@ -123,6 +123,14 @@ def _not_run(model: Any, name: str, complaint: str) -> Diagnosis:
     by_tree = f"{len(sites)} with {sites.neurons:,} neurons, by the module tree alone"
     failed = Check("processor", False, f"{complaint}; nothing was run")
     return Diagnosis(name, (*_facts(model), Check("sites", None, by_tree), failed))
+
+
+def _file(name: str) -> list[Check]:
+    """What a GGUF file says of itself; nothing for another model."""
+    if not gguf.is_gguf(name):
+        return []
+    header = gguf.read_header(name)
+    return [Check("GGUF file", None, str(header)), Check("lost in the file", None, header.lost)]
 
 
 def _facts(model: Any) -> list[Check]:

@@ -1,8 +1,9 @@
-"""Scoring in a session: every site by every scorer at once, kept in the run directory."""
+"""Scoring in a session: every site by most scorers at once, the study's own sites by the dear ones; kept on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lesion.core.importance import Importance
 from lesion.core.importance import load as load_importances
@@ -17,7 +18,7 @@ from lesion.study.options import StudyOptions
 from lesion.study.session import Session
 from lesion.study.statistics import scorers_for
 
-SCORED = ("can", "activation", "gradient")
+SCORED = ("can", "activation", "gradient", "taylor")
 """What every study scores besides its own scorer: they cost nothing more, and the controls and the report use them."""
 
 
@@ -35,6 +36,7 @@ def scored_sites(session: Session) -> Sites:
     """What is scored: every feed-forward site, for the map of the model, and the chosen ones."""
     return Sites({s.key: s for s in (*session.vlm.sites.select(), *session.sites)}.values())
 
+
 def importances(
     session: Session,
     samples: Sequence[Sample],
@@ -43,7 +45,10 @@ def importances(
     file: str = rundir.IMPORTANCE,
     sites: Sites | None = None,
 ) -> dict[str, Importance]:
-    """All sites, all scorers, one forward and one backward pass a batch.
+    """All sites, all scorers: one forward and one backward pass a batch for most of them.
+
+    Scorers that are not for everywhere (:attr:`lesion.scoring.registry.Scorer.everywhere`) score the session's own sites alone,
+    unless ``sites`` are given; the others have no entry in their importance.
 
     Args:
         session: Open.
@@ -53,18 +58,44 @@ def importances(
         file: Name in the run directory; what it holds is used if it was made from the same.
         sites: What is scored; default: :func:`scored_sites`.
     """
+    own = session.sites if sites is None else sites
     sites = scored_sites(session) if sites is None else sites
     key = session.key("importance", digest(samples), session.options.target, [s.key for s in sites], *scorers, repr(options))
     path = session.run.path / file
     kept = load_importances(path, sites, key) if path.exists() else None
     if kept is None:
-        prompts, targets = [session.prompts[s.id] for s in samples], [session.targets[s.id] for s in samples]
-        batches = session.vlm.batches(prompts, targets, session.options.batch_size)
-        with session.progress.stage("scoring neurons", len(samples)) as advance:
-            kept = score(session.vlm.model, sites, batches, scorers, options, advance)
+        dear = [name for name in scorers if not get_scorer(name).everywhere]
+        kept = _scored(session, samples, [name for name in scorers if name not in dear], options, sites)
+        for name in dear:
+            # Each by itself: a sample that overflows on a path is left out of that importance, and of no other.
+            [scored] = _scored(session, samples, [name], options, own, f" by {name}").values()
+            kept[name] = replace(scored, sites=sites)
         path.parent.mkdir(exist_ok=True)
         save_importances(path, kept, key)
+    for name in (n for n in scorers if get_scorer(n).needs == "residual"):
+        _note_outside(session, kept[name], own)
     return kept
+
+
+def _scored(
+    session: Session, samples: Sequence[Sample], scorers: Sequence[str], options: ScoreOptions, sites: Sites, by: str = ""
+) -> dict[str, Importance]:
+    if not scorers:
+        return {}
+    prompts, targets = [session.prompts[s.id] for s in samples], [session.targets[s.id] for s in samples]
+    batches = session.vlm.batches(prompts, targets, session.options.batch_size)
+    with session.progress.stage(f"scoring neurons{by}", len(samples)) as advance:
+        return score(session.vlm.model, sites, batches, scorers, options, advance)
+
+
+def _note_outside(session: Session, importance: Importance, sites: Sites) -> None:
+    """Notes which sites are in no layer with a residual stream. Experts that were given no token are not meant."""
+    outside = [s for s in sites if s.reachable and s.expert is None and s.key not in importance.sums]
+    if outside:
+        session.note(
+            f"{importance.scorer} does not score {len(outside)} of {len(sites)} sites, which are in no layer with a residual "
+            f"stream, such as {outside[0].key}; their neurons score 0"
+        )
 
 
 def note_unscored(session: Session, importance: Importance, samples: int, sites: Sites) -> None:

@@ -26,10 +26,13 @@ class StudyOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("tiny-llava", description="embedded name (tiny-llava, tiny-instructblip), local folder or hub id")
+    model: str = Field(
+        "tiny-llava",
+        description="a name (tiny-llava, tiny-instructblip, smollm2, smol-llava), local folder, FILE.gguf or hub id",
+    )
     data: str = Field(
         SCENES,
-        description="scenes or questions (embedded), a folder (images, parquet, tar), FILE.jsonl, FILE.txt, "
+        description="scenes, questions or prompts (embedded), a folder (images, parquet, tar), FILE.jsonl, FILE.txt, "
         "coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME",
     )
     category: str | None = Field(None, description="only images of this category")
@@ -43,6 +46,8 @@ class StudyOptions(BaseModel):
     positions: str = Field("all", description="tokens that count in the ranking: all, image, prompt, answer or first")
     top: float = Field(0.01, description="share of the neurons that counts as top in a neuron's consistency")
     noise: float = Field(0.1, description="of the perturbation scorer, as a share of the standard deviation")
+    ig_steps: int = Field(8, description="steps of integrated gradients, each a forward and a backward pass")
+    ig_path: str = Field("layer", description="what integrated gradients scale at once: layer (one site) or all chosen sites")
     neurons: str | None = Field(None, description="rank by this file instead: a set of neurons (JSON) or a ranking (CSV)")
     force: bool = Field(False, description="take the neurons of --neurons though they were found in another model")
     samples: int = Field(32, ge=1, description="number of images")
@@ -94,7 +99,8 @@ class StudyOptions(BaseModel):
     def scoring(self) -> ScoreOptions:
         """The part that scoring reads."""
         return ScoreOptions(
-            self.alpha, self.aggregate, self.positions, self.top, self.seed, self.noise  # pyright: ignore[reportArgumentType]
+            self.alpha, self.aggregate, self.positions, self.top, self.seed, self.noise,  # pyright: ignore[reportArgumentType]
+            self.ig_steps, self.ig_path,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
 
     def intervention(self) -> Intervention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -191,6 +191,43 @@ def by_kind(controls: Sequence[ControlEntry]) -> dict[str, ControlGroup]:
     return groups
 
 
+class MaskedAlone(BaseModel):
+    """The neuron that is first by activation, masked alone, where the ranking does not have it among the top k*."""
+
+    neuron: NeuronEntry
+    rank: int | None = Field(description="in the study's ranking, from 1; None where it is not in it")
+    before: Metrics = Field(description="headline metric -> value of the intact model")
+    after: Metrics = Field(description="the same with this neuron masked")
+    rise: float | None = Field(description="of the mean NLL of the intact answers, in nats; None where it is not finite")
+    rise_of_first: float | None = Field(description="the same with the first neuron of the ranking masked alone")
+    collapsed: bool | None = Field(description="by the criterion; None where the samples do not decide")
+    missed: bool = Field(description="by the rule of lesion.study.blind")
+    evaluation: str = Field(description="key of the line in evaluations.jsonl")
+
+
+class FirstOrder(BaseModel):
+    """What masking a set does to the mean NLL of the intact answers, and what the gradient promises; in nats."""
+
+    of: Literal["top k", "minimal set"]
+    k: int
+    promised: float = Field(description="sum of the neurons' Taylor importance, on the samples that were ranked on")
+    measured: float | None = Field(description="rise of the mean NLL of the answers' tokens; None where it is not finite")
+
+    @property
+    def name(self) -> str:
+        """The set in words."""
+        return f"top {self.k:,}" if self.of == "top k" else f"minimal set of {self.k:,}"
+
+
+class Blind(BaseModel):
+    """Where a gradient at the intact model does not see what masking does (:mod:`lesion.study.blind`)."""
+
+    alone: MaskedAlone | None
+    first_order: list[FirstOrder] = Field(description="the evaluated k up to k*, and the minimal set; zero masks only")
+    beyond: FirstOrder | None = Field(description="the first of a neuron masked alone that is far beyond its promise")
+    warnings: list[str] = Field(description="in words; they are among the notes too")
+
+
 class Example(BaseModel):
     """One sample's answers, intact and at k*."""
 
@@ -239,6 +276,7 @@ class Result(BaseModel):
     chance_clip: list[float] | None = Field(description="each measured sample's CLIP score at chance level")
     seed: int
     complaints: list[str] = Field(description="why the intact model does not work on this data; empty where it does")
+    blind: Blind | None = Field(None, description="where the gradient does not see what masking does; None where not looked at")
     notes: list[str] = Field(description="everything a reader should know before believing it")
     handful: bool = Field(description="whether there is a critical handful, by the rule of lesion.study.verdict")
     verdict: str

@@ -17,8 +17,8 @@ from lesion.core.errors import DataError, OptionError
 from lesion.core.identity import Identity
 from lesion.core.progress import Progress, Silent
 from lesion.core.sites import Sites
-from lesion.data.samples import Sample, load_samples, split
-from lesion.models.loading import load
+from lesion.data.samples import PROMPTS, SCENES, Sample, load_samples, split
+from lesion.models.loading import load, reads_text_alone
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
 from lesion.study.bench import Bench
@@ -87,6 +87,7 @@ class Session(Bench):
             RunError: The run directory holds another study, or one of another model or data, or another process works in it.
         """
         progress, collected = progress or Silent(), list(notes)
+        options = with_data(options, model)
         folder = Path(out) if out is not None else default_folder(options, options.component, options.role)
         RunDirectory(folder).check(options)
 
@@ -139,6 +140,14 @@ def chosen_sites(vlm: VisionLanguageModel, options: StudyOptions) -> Sites:
     if not len(sites):
         raise OptionError(f"no {options.role} site of component {options.component!r} can reach the model's answer")
     return sites
+
+
+def with_data(options: StudyOptions, vlm: VisionLanguageModel | None = None) -> StudyOptions:
+    """The options, in which the embedded scenes are the embedded prompts for a model that reads text alone."""
+    if options.data != SCENES:
+        return options
+    alone = vlm.structure.vision is None if vlm else reads_text_alone(options.model, options.trust_remote_code)
+    return options.model_copy(update={"data": PROMPTS}) if alone else options
 
 
 def as_read(vlm: VisionLanguageModel, samples: Sequence[Sample], data: str) -> list[Sample]:

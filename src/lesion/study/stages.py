@@ -1,6 +1,6 @@
 """The stages of a study: each a function that reads what the stages before it left behind, and writes one artefact.
 
-``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``minimal``, ``controls`` -> ``result``
+``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``minimal``, ``controls``, ``blind`` -> ``result``
 
 A stage whose artefact is there, made from what is there now, is not run again. So a study that was killed goes on where it
 stopped; ``--from STAGE`` makes a stage and those behind it anew; and a file that is replaced by hand (a ``ranking.csv`` of
@@ -10,8 +10,11 @@ one's own) is what the stages behind it are made from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from lesion.ablation.measure import Ablation, Control
 from lesion.ablation.minimal import Minimal
@@ -22,12 +25,12 @@ from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study import rundir
-from lesion.study.conclusion import Findings
-from lesion.study.health import complaints
+from lesion.study.blind import Looked, look
+from lesion.study.conclusion import Findings, warn_of_the_intact_model
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import note_unscored, rankable, study_scorers
 from lesion.study.own import own_order
-from lesion.study.result import NeuronEntry, Result
+from lesion.study.result import Blind, NeuronEntry, Result
 from lesion.study.session import Session
 
 
@@ -130,18 +133,12 @@ def curve(run: Run) -> Curve:
     limit = session.options.max_k
     if limit is not None and limit > len(ranked):
         raise OptionError(f"max_k is {limit}; the ranking has {len(ranked):,} neurons")
-    _warn_of_the_intact_model(run)
+    baseline = run.ablation.baseline
+    warn_of_the_intact_model(session, Curve([baseline.intact], baseline.chance))
     swept = run.ablation.curve(ranked, limit)
     points = [{"k": p.k, "evaluation": p.key, **p.metrics} for p in swept]
     session.run.write_json(rundir.CURVE, {"points": points, "chance": None if swept.chance is None else swept.chance.tolist()})
     return swept
-
-
-def _warn_of_the_intact_model(run: Run) -> None:
-    """Tells the user before the first mask; the verdict and the notes say it again."""
-    baseline = run.ablation.baseline
-    for complaint in complaints(Curve([baseline.intact], baseline.chance), run.session.measured):
-        run.session.progress.warn(f"the intact model does not work on this data: {complaint}")
 
 
 def collapse(run: Run) -> Collapse:
@@ -194,12 +191,28 @@ def controls(run: Run) -> list[Control]:
     return drawn
 
 
+def blind(run: Run) -> Blind | None:
+    """What the ranking does not see: the first neuron by activation masked alone, and effects far beyond the first order."""
+    session, path = run.session, run.session.run.path / rundir.BLIND
+    if path.exists():
+        kept = session.run.read_json(rundir.BLIND)
+        with suppress(ValidationError):  # another version's is made anew
+            seen = None if kept is None else Blind.model_validate(kept)
+            if seen is None or seen.alone is None or session.run.evaluation(seen.alone.evaluation) is not None:
+                return seen
+    found = run.get("minimal")
+    looked = Looked(run.ranking, run.importances, run.curve, run.collapse, None if found is None else found.neurons)
+    seen = look(session, run.ablation, looked)
+    session.run.write_json(rundir.BLIND, None if seen is None else seen.model_dump())
+    return seen
+
+
 def result(run: Run) -> Result:
     """The answer, put together from everything before."""
     run.critical.save(run.session.run.path / rundir.CRITICAL)
     findings = Findings(
         run.session, run.importances, run.ranking, run.curve, run.collapse, run.critical, run.get("minimal"),
-        run.get("controls"),
+        run.get("controls"), run.get("blind"),
     )  # fmt: skip
     answer = findings.conclude()
     run.session.run.write_json(rundir.RESULT, answer.model_dump())
@@ -216,7 +229,8 @@ STAGES: dict[str, Stage] = {
         Stage("collapse", rundir.COLLAPSE, ("curve",), collapse),
         Stage("minimal", rundir.MINIMAL, ("importance", "ranking", "collapse"), minimal),
         Stage("controls", rundir.CONTROLS, ("importance", "ranking", "collapse"), controls),
-        Stage("result", rundir.RESULT, ("importance", "ranking", "curve", "collapse", "minimal", "controls"), result),
+        Stage("blind", rundir.BLIND, ("importance", "ranking", "curve", "collapse", "minimal"), blind),
+        Stage("result", rundir.RESULT, ("importance", "ranking", "curve", "collapse", "minimal", "controls", "blind"), result),
     )
 }
 """By name, in order."""

@@ -15,6 +15,7 @@ from typing import Literal
 from lesion.core.collapse import Collapse
 from lesion.core.sites import ALL
 from lesion.core.statistics import FEWEST, share_upper_bound
+from lesion.study.result import MaskedAlone
 
 HANDFUL = 10
 """The paper finds four or five neurons in LLaVA and over a thousand in InstructBLIP; up to here we speak of a handful."""
@@ -38,6 +39,7 @@ class Verdict:
         random: How many random control sets of the critical size were drawn, and how many collapse the model.
         complaints: Why the intact model does not work on this data (:mod:`lesion.study.health`).
         unsure: Of how many random sets the samples do not tell whether they collapse the model; such a set is no evidence.
+        alone: The first neuron by activation, masked alone, where the ranking does not have it among the top k*.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Verdict:
     random: tuple[int, int] = (0, 0)
     complaints: Sequence[str] = field(default_factory=list)
     unsure: int = 0
+    alone: MaskedAlone | None = None
 
     @property
     def share(self) -> float | None:
@@ -86,6 +89,8 @@ class Verdict:
         if self.complaints:
             lines.append(f"{self.model} does not work on this data even intact: {'; '.join(self.complaints)}.")
         lines.append(self._no_collapse() if self.collapse.k_star is None else self._collapse())
+        if self.alone is not None and self.alone.missed:
+            lines.append(self._missed(self.alone))
         if self.collapse.samples < FEWEST:
             count = "1 sample" if self.collapse.samples == 1 else f"{self.collapse.samples} samples"
             lines.append(f"Measured on {count}: an example, not evidence.")
@@ -103,6 +108,14 @@ class Verdict:
         if collapse.largest_k < self.neurons_total:
             return f"No collapse up to k = {collapse.largest_k:,} of {self.what} in {self.model}; larger sets were not tried."
         return f"No collapse: {self.model} still stands with all {self.what} masked."
+
+    def _missed(self, alone: MaskedAlone) -> str:
+        """A neuron that is named by its activation, and that the ranking has too far down."""
+        does = f"collapses {self.model} too" if alone.collapsed else "does more harm than the first of this ranking does alone"
+        if self.collapse.k_star is None and alone.collapsed:
+            does = f"collapses {self.model}"
+        where = "not in this ranking" if alone.rank is None else f"number {alone.rank:,} of this ranking"
+        return f"Masked alone, {alone.neuron} {does}: first by activation, and {where}."
 
     def _few(self) -> str:
         return "1 measured sample does" if self.collapse.samples == 1 else f"{self.collapse.samples} measured samples do"

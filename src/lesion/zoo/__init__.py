@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 EMBEDDED = ("tiny-llava", "tiny-instructblip", "tiny-clip")
+"""Whole models."""
+PARTS = ("smol-llava",)
+"""Vision tower and projector of a model whose language model another package carries (:mod:`lesion.models.packaged`)."""
 
 
 def folder(name: str) -> Path:
@@ -13,6 +16,6 @@ def folder(name: str) -> Path:
     Raises:
         KeyError: No embedded model has that name.
     """
-    if name not in EMBEDDED:
+    if name not in EMBEDDED + PARTS:
         raise KeyError(name)
     return Path(__file__).parent / name
