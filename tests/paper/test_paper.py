@@ -158,7 +158,8 @@ def _cells(part: Any) -> list[Cell]:
 
 # -- tiny-llava, whose truth is known -----------------------------------------------------------------------------------
 def seeded(role: str) -> set[int]:
-    return {c.row if role == "down" else c.column for c in known(LLAVA).coordinates} - {None}
+    indices = [c.row if role == "down" else c.column for c in known(LLAVA).coordinates]
+    return {index for index in indices if index is not None}
 
 
 @pytest.mark.parametrize("role", ["gate", "hidden"])

@@ -9,6 +9,11 @@ import typer
 from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
 from lesion.cli.terminal import Bars, Json, Out, answer, quiet_libraries
 
+Neurons = Annotated[
+    list[str] | None,
+    typer.Option("--neuron", help="role:layer:index, such as down:11:507; again for more; default: those that papers name"),
+]
+Scorers = Annotated[list[str] | None, typer.Option("--scorer", help="again for more; default: all but integrated-gradients")]
 Expect = Annotated[str | None, typer.Option(help="whose known coordinates; default: by the model's name")]
 
 
@@ -51,3 +56,24 @@ def check_known(expect: Expect = None, out: Out = None, json: Json = False, **op
 
     checked = check(expect=expect, out=out, progress=Bars(), **options)
     answer(json, lambda: checked.model_dump_json(indent=1), lambda console: show_known(checked, console))
+
+
+@takes(*fields_of(
+    ARGUMENT, "data", "category", "prompt", "alpha", "aggregate", "positions", "noise", "ig_steps", "ig_path", "samples",
+    "target", "max_new_tokens", "seed", "strict", *LOADING, "batch_size", samples=16,
+))  # fmt: skip
+def ranks(
+    neuron: Neurons = None,
+    neurons: Annotated[str | None, typer.Option(help="a set of neurons (JSON) instead")] = None,
+    scorer: Scorers = None,
+    out: Out = None,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Say which scorer sees a neuron: the rank that each gives neurons whose effect is known. Nothing is masked."""
+    quiet_libraries()
+    from lesion.cli.show_models import show_ranks
+    from lesion.study.ranks import ranks as look_up
+
+    found = look_up(neurons=neurons or neuron, scorers=scorer, out=out, progress=Bars(), **options)
+    answer(json, lambda: found.model_dump_json(indent=1), lambda console: show_ranks(found, console))

@@ -14,6 +14,7 @@ from lesion.core.sites import Sites
 if TYPE_CHECKING:
     from lesion.study.check_known import KnownCheck
     from lesion.study.doctor import Diagnosis
+    from lesion.study.ranks import Ranks
 
 
 def show_sites(sites: Sites, console: Console) -> None:
@@ -63,3 +64,16 @@ def show_known(check: KnownCheck, console: Console) -> None:
     for line in check.published:
         console.print(f"published: {escape(line)}", soft_wrap=True)
     console.print(f"[bold]run[/]: {escape(check.run)}", soft_wrap=True)
+
+
+def show_ranks(found: Ranks, console: Console) -> None:
+    """One row a scorer, one column a neuron."""
+    of = {str(row.neuron): row.of for row in found.rows}
+    table = Table(title=f"ranks in {escape(found.model)}, on {found.samples} samples")
+    table.add_column("scorer")
+    for name, count in of.items():
+        table.add_column(f"{escape(name)}\nof {count:,}", justify="right")
+    for row in found.table():
+        table.add_row(row["scorer"], *(f"{row[name]:,}" if name in row else "" for name in of))
+    console.print(table)
+    console.print(f"[bold]run[/]: {escape(found.run)}", soft_wrap=True)

@@ -65,6 +65,7 @@ class Session(Bench):
         more: Sequence[Sample] = (),
         notes: Sequence[str] = (),
         ranks: bool = True,
+        judges: bool = True,
         check: Callable[[VisionLanguageModel, Sites, Identity], object] | None = None,
     ) -> Iterator[Session]:
         """Makes everything, and closes the run directory when the context ends.
@@ -77,6 +78,7 @@ class Session(Bench):
             more: Samples beside those of the options.
             notes: The first notes.
             ranks: False where nothing will be ranked: all samples are then for measuring.
+            judges: False where no collapse will be judged: no CLIP model is loaded.
             check: Called with the model, the chosen sites and the identity before the directory is made; raises what is wrong
                 with them.
 
@@ -112,7 +114,7 @@ class Session(Bench):
             check(vlm, sites, identity)
         everything = list({s.id: s for s in (*samples, *more)}.values())
         check_same(RunDirectory(folder), vlm, identity, everything)
-        clip = load_clip(options.clip, samples, options.data, options.device, progress, note)
+        clip = load_clip(options.clip, samples, options.data, options.device, progress, note) if judges else None
         complaint = examine(vlm, samples[0], options.prompt).complaint
         if complaint:
             note(f"this model fails lesion's self-check ({complaint}); `lesion doctor {options.model}` shows all of it")
