@@ -36,6 +36,8 @@ WORDS: dict[str, tuple[list[str], Any]] = {
     "positions": (["--positions", "image"], "image"),
     "top": (["--top", "0.05"], 0.05),
     "noise": (["--noise", "0.3"], 0.3),
+    "ig_steps": (["--ig-steps", "4"], 4),
+    "ig_path": (["--ig-path", "all"], "all"),
     "neurons": (["--neurons", "set.json"], "set.json"),
     "force": (["--force", "--neurons", "set.json"], True),
     "samples": (["--samples", "7"], 7),
@@ -59,7 +61,7 @@ WORDS: dict[str, tuple[list[str], Any]] = {
     "batch_size": (["--batch-size", "3"], 3),
 }
 """Field -> words of the command line, and what the field then is."""
-OWN = {("try", "neurons"), ("try", "top")}
+OWN = {("ranks", "neurons"), ("ranks", "scorer"), ("try", "neurons"), ("try", "top")}
 """Options of other commands that only share the name of a study's."""
 SMALL = ("--samples", "4", "--max-k", "1", "--controls", "0", "--max-new-tokens", "4", "--clip", "none")
 

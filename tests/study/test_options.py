@@ -117,11 +117,12 @@ def test_every_option_is_tested():
 def test_what_is_loaded(vlm, tmp_path, monkeypatch):
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(session, "load", lambda *args: (calls.append(args), vlm)[1])
+    monkeypatch.setattr(session, "reads_text_alone", lambda *args: (calls.append(args), False)[1])
     placing = {
         "dtype": "bfloat16", "device": "cpu", "trust_remote_code": True, "device_map": "auto", "quantization": "8bit",
     }  # fmt: skip
     Study("org/model", out=tmp_path / "run", **BASE, **placing).run()
-    assert calls == [("org/model", "bfloat16", "cpu", True, "auto", "8bit")]
+    assert calls == [("org/model", True), ("org/model", "bfloat16", "cpu", True, "auto", "8bit")]
 
 
 def test_strict_stops_at_an_unreadable_image(vlm, tmp_path):
