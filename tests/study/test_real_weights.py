@@ -11,7 +11,9 @@ from lesion.models.loading import load
 from lesion.study.result import Result
 from lesion.study.study import Study
 
-pytestmark = pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+pytestmark = [
+    pytest.mark.slow, pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}"),
+]  # fmt: skip
 SMALL: dict[str, Any] = {"role": "down", "samples": 8, "max_new_tokens": 16, "max_k": 2, "controls": 5}
 
 
