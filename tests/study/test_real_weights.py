@@ -11,10 +11,8 @@ from lesion.models.loading import load
 from lesion.study.result import Result
 from lesion.study.study import Study
 
-pytestmark = [
-    pytest.mark.slow, pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}"),
-]  # fmt: skip
-SMALL: dict[str, Any] = {"role": "down", "samples": 8, "max_new_tokens": 16, "max_k": 2, "controls": 5}
+pytestmark = pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+SMALL: dict[str, Any] = {"role": "down", "samples": 8, "max_new_tokens": 8, "max_k": 2, "controls": 5}
 
 
 @pytest.fixture(scope="module")
