@@ -19,8 +19,7 @@ from lesion.models.loading import load
 from lesion.zoo.drawing import draw
 from lesion.zoo.scenes import held_out
 from tests import gguf_files
-
-REAL = pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+from tests.real_weights import needs_real_weights
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_a_cache_that_cannot_be_written_is_named(carried, tmp_path, monkeypatch)
         packaged.folder("smollm2")
 
 
-@REAL
+@needs_real_weights
 def test_smollm2_speaks_and_knows_the_capital_of_france():
     vlm = load("smollm2")
     prompt = vlm.prompt(Sample("one", None, prompt="What is the capital of France?"))
@@ -94,7 +93,7 @@ def test_smollm2_speaks_and_knows_the_capital_of_france():
     assert "Paris" in answer.text
 
 
-@REAL
+@needs_real_weights
 def test_the_language_model_of_smol_llava_is_untouched_bit_for_bit():
     language = AutoModelForCausalLM.from_pretrained(packaged.folder("smollm2")).state_dict()
     model = AutoModelForImageTextToText.from_pretrained(packaged.folder("smol-llava"))
@@ -107,7 +106,7 @@ def test_the_language_model_of_smol_llava_is_untouched_bit_for_bit():
     assert sum(file.stat().st_size for file in zoo.folder("smol-llava").iterdir()) <= 10 * 2**20
 
 
-@REAL
+@needs_real_weights
 def test_smol_llava_loads_with_stock_classes_and_describes_a_scene():
     folder = packaged.folder("smol-llava")
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)

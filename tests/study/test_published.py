@@ -8,11 +8,11 @@ import pytest
 
 from lesion.core.errors import OptionError
 from lesion.core.sites import Site, Sites
-from lesion.models import packaged
 from lesion.models.loading import load_structure
 from lesion.study.check_known import check_known
 from lesion.study.published import PUBLISHED, known, names, recognise
 from lesion.study.rundir import EVALUATIONS
+from tests.real_weights import needs_real_weights
 
 
 def llama(layers=32, hidden=4096, intermediate=11008) -> Sites:
@@ -91,7 +91,7 @@ def test_a_row_is_a_down_neuron_and_no_unit():
     assert entry.effects() == ["row 507 of layer 11 removed: loss +313.4 %"]
 
 
-@pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+@needs_real_weights
 def test_the_published_row_of_smollm2_collapses_it(tmp_path):
     """The first truth that nobody put there."""
     check = check_known("smollm2", samples=2, max_new_tokens=16, out=tmp_path / "run")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from lesion.models import packaged
 from lesion.models.loading import load
 from lesion.study.result import Result
 from lesion.study.study import Study
+from tests.real_weights import needs_real_weights
 
-pytestmark = pytest.mark.skipif(packaged.installed() is None, reason=f"needs the package: {packaged.INSTALL}")
+pytestmark = needs_real_weights
 SMALL: dict[str, Any] = {"role": "down", "samples": 8, "max_new_tokens": 8, "max_k": 2, "controls": 5}
 
 

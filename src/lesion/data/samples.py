@@ -90,8 +90,7 @@ def load_samples(
         raise DataError(f"samples is {count}; expected at least 1")
     if source in (SCENES, QUESTIONS):
         return _scenes(count, seed, category, source == QUESTIONS)
-    found = _prompts(category) if source == PROMPTS else entries(source, category)
-    return _choose(source, found, count, seed, strict, warn)
+    return _choose(source, _entries(source, category), count, seed, strict, warn)
 
 
 def load_image(path: str | Path) -> Sample:
@@ -129,7 +128,7 @@ def load_categories(
 
         return {category: _scenes(count, seed, category, source == QUESTIONS) for category in CATEGORIES}
     by_category: dict[str, list[Entry]] = {}
-    for entry in _prompts() if source == PROMPTS else entries(source):
+    for entry in _entries(source):
         if entry.category is not None:
             by_category.setdefault(entry.category, []).append(entry)
     return {
@@ -178,7 +177,10 @@ def _scenes(count: int, seed: int, category: str | None = None, questions: bool 
     return samples
 
 
-def _prompts(category: str | None = None) -> list[Entry]:
+def _entries(source: str, category: str | None = None) -> list[Entry]:
+    """What a source lists; the embedded prompts are listed as those of a file are."""
+    if source != PROMPTS:
+        return entries(source, category)
     from lesion.zoo.prompts import BY_TOPIC
 
     if category is not None and category not in BY_TOPIC:
