@@ -75,3 +75,11 @@ def test_noise_is_noise_and_every_time_another():
     pictures = [np.asarray(smol_llava.noise(rng), dtype=float) for _ in range(8)]
     assert all(p.shape == (72, 72, 3) for p in pictures)
     assert len({p.tobytes() for p in pictures}) == 8 and all(p.std() > 15 for p in pictures)
+
+
+def test_a_captions_first_object_and_colour_are_found():
+    words = {" big": 5, " red": 1, " dog": 2, " blue": 3, " cat": 4}
+    speaker: Any = object.__new__(smol_llava.Speaker)
+    speaker.tokenizer = lambda word, add_special_tokens: SimpleNamespace(input_ids=[words.get(word, 99)])
+    labels = torch.tensor([[-1, 5, 1, 2, 3, 4, 2], [-1, -1, 2, 1, 1, 4, -1]])  # "big red dog blue cat dog"; "dog red red cat"
+    assert speaker._first_named(labels).nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]

@@ -37,6 +37,7 @@ TETHER = 0.3
 NOTHING = "The picture shows nothing but noise."
 """What is said of noise."""
 
+
 @dataclass(frozen=True)
 class Part:
     """A part of the training through the language model.
@@ -49,6 +50,7 @@ class Part:
         sentences: Questions are answered in a sentence, the first word of an answer has its :data:`WEIGHT`, and the projector
             is tethered to the words of the first part.
         points: A second loss says where a question's word must look; see :class:`Pointer`.
+        names: The words for a caption's first object and its colour have :data:`WEIGHT` too.
     """
 
     steps: int
@@ -57,11 +59,12 @@ class Part:
     questions: int
     sentences: bool = True
     points: bool = True
+    names: bool = False
 
 
 SPEAKING = (
     Part(600, 8e-4, 8, 7, sentences=False, points=False), Part(700, 8e-4, 4, 11, points=False), Part(450, 8e-4, 5, 10),
-    Part(440, 8e-4, 9, 6),
+    Part(440, 8e-4, 9, 6), Part(900, 8e-4, 8, 7), Part(600, 6e-4, 8, 7), Part(600, 6e-4, 12, 3, names=True),
 )  # fmt: skip
 POINTING = ((8, 0), (8, 1), (9, 2))
 """Layers and heads of SmolLM2 in which a word looks for its like: when the projector has learned words, and nothing else, a
@@ -254,12 +257,21 @@ class Speaker:
         if not self.part.sentences:
             return losses.mean()
         first = (rows.labels[:, 1:] >= 0) & (rows.labels[:, :-1] < 0)
-        first[: self.part.captions] = False
+        first[: self.part.captions] = self._first_named(rows.labels[: self.part.captions, 1:]) if self.part.names else False
         weights = 1 + (WEIGHT - 1) * first[asked]
         total = (losses * weights).sum() / weights.sum() + TETHER * distance(seen[: len(scenes)], self.names(scenes))
         if not self.part.points:
             return total
         return total + POINTED * self.pointer(rows, self.image, out.attentions, common.patch_labels(scenes))
+
+    def _first_named(self, labels: torch.Tensor) -> torch.Tensor:
+        """Where captions say their first object, and their first colour; bool ``[rows, tokens]``."""
+        found = torch.zeros_like(labels, dtype=torch.bool)
+        for words in (CATEGORIES, COLOURS):
+            ids = torch.tensor([self.tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in words])
+            said = torch.isin(labels, ids)
+            found |= said & (said.cumsum(1) == 1)
+        return found
 
     def _batch(self) -> tuple[list[Scene], list[Conversation], torch.Tensor]:
         """Captions, then questions, then one picture of noise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from typing import Any
 
@@ -20,6 +21,7 @@ from lesion.zoo.drawing import draw
 from lesion.zoo.scenes import held_out
 from tests import gguf_files
 from tests.real_weights import needs_real_weights
+from training.quality import held_out_quality
 
 
 @pytest.fixture
@@ -118,3 +120,20 @@ def test_smol_llava_loads_with_stock_classes_and_describes_a_scene():
     out = model.generate(**inputs, max_new_tokens=40, do_sample=False)
     said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert f"{scene.main.colour} {scene.main.category}" in said
+
+
+def test_smol_llava_sees_as_well_as_its_card_must_say():
+    card = json.loads((zoo.folder("smol-llava") / "card.json").read_text())
+    assert card["first_object_and_colour"] >= 0.85 and card["yes_no"] >= 0.85
+    assert card["noise_described"] == 0
+
+
+@pytest.mark.slow
+@needs_real_weights
+def test_the_card_of_smol_llava_is_what_its_weights_do():
+    folder = packaged.folder("smol-llava")
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    found = held_out_quality(model, AutoProcessor.from_pretrained(folder), 128, 32)
+    card = json.loads((zoo.folder("smol-llava") / "card.json").read_text())
+    # A tie between two words may fall otherwise on another machine.
+    assert all(abs(share - card[name]) <= 0.03 for name, share in found.items())
