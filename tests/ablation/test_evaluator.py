@@ -81,20 +81,6 @@ def test_language_masks_do_not_run_the_vision_tower_again(vlm):
     assert sum(calls) == 8, "a vision mask needs the vision tower"
 
 
-@pytest.mark.parametrize("kept", [10**9, 0])
-def test_the_intact_model_is_asked_about_its_references_once(vlm, kept, monkeypatch):
-    """Kept distributions change nothing but the time; none are kept where they would be too large."""
-    monkeypatch.setattr("lesion.ablation.evaluator._KEPT", kept)
-    asked = []
-    original = vlm.answer_log_probs
-    monkeypatch.setattr(vlm, "answer_log_probs", lambda *a: (asked.append(1), original(*a))[1])
-    measure = evaluator(vlm, 4)
-    first, calls = measure(gates(vlm, 3)), len(asked)
-    assert measure(gates(vlm, 3)) == first
-    assert len(asked) - calls == calls - (2 if kept else 0)  # two batches of two
-    assert first == evaluator(vlm, 4)(gates(vlm, 3))
-
-
 def test_vision_masks_act(vlm):
     measure = evaluator(vlm)
     before, after = measure(NeuronSet()), measure(gates(vlm, 20, "vision"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lesion.ablation.controls import KINDS, register_control
-from lesion.ablation.evaluator import Request
-from lesion.ablation.measure import Ablation
+from lesion.ablation.measure import Ablation, Entry
+from lesion.ablation.replies import Request
 from lesion.core.criterion import CRITERIA
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
@@ -33,11 +33,12 @@ class Known:
     chance = [CHANCE] * 4
 
     def __init__(self, room: int = 1) -> None:
-        self.room, self.batches = room, []
+        self.room = self.together = room
+        self.batches: list[list[NeuronSet]] = []
 
-    def many(self, requests: Sequence[Request]) -> list[Evaluation]:
+    def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
         self.batches.append([r.neurons for r in requests])
-        return [self.measured(r.neurons) for r in requests]
+        yield {place: self.measured(r.neurons) for place, r in enumerate(requests)}
 
     def measured(self, neurons: NeuronSet) -> Evaluation:
         masked = set(neurons.indices(SITE).tolist())
@@ -57,9 +58,10 @@ class Store:
     def evaluation(self, key: str) -> Evaluation | None:
         return self.lines.get(key)
 
-    def add_evaluation(self, key: str, about: dict[str, Any], evaluation: Evaluation) -> None:
-        assert key not in self.lines, "nothing is measured twice"
-        self.lines[key], self.about[key] = Evaluation(evaluation.k, evaluation.outcomes, key), about
+    def add_evaluations(self, entries: Sequence[Entry]) -> None:
+        for key, about, evaluation in entries:
+            assert key not in self.lines, "nothing is measured twice"
+            self.lines[key], self.about[key] = Evaluation(evaluation.k, evaluation.outcomes, key), about
 
 
 def made(room: int = 1) -> tuple[Ablation, Known, Store]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from lesion.core.sites import COMPONENTS, ROLES
-from lesion.models.engines import EmbedsEngine
+from lesion.models.embeds_engine import EmbedsEngine
 from lesion.models.vlm import VisionLanguageModel
 from tests.families import Built, first, text, vlm_a, vlm_b
 
@@ -59,7 +59,7 @@ def table() -> str:
             roles = [role for role in ROLES if (component, role) in counts]
             if roles:
                 parts.append(f"{component} ({', '.join(roles)})")
-        once = "yes" if isinstance(vlm.engine, EmbedsEngine) else "–" if vlm.structure.vision is None else "no"
+        once = "–" if vlm.structure.vision is None else "yes" if isinstance(vlm.engine, EmbedsEngine) else "no"
         rows.append(f"| {type(vlm.model).__name__} | `{vlm.model.config.model_type}` | {', '.join(parts)} | {once} |")
     return HEAD + "\n".join(sorted(rows)) + "\n"
 

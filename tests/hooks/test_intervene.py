@@ -10,7 +10,7 @@ from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.sites import Site
 from lesion.hooks.intervene import mask
-from lesion.hooks.layout import TokenLayout
+from lesion.models.layout import TokenLayout
 from lesion.models.tokens import CLASSES
 from tests import tiny_models
 

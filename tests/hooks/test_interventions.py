@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lesion.ablation.evaluator import Evaluator, Request
+from lesion.ablation.evaluator import Evaluator
+from lesion.ablation.replies import Request
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.hooks.intervene import (
@@ -26,7 +27,7 @@ from lesion.hooks.intervene import (
     mask,
     register_intervention,
 )
-from lesion.hooks.layout import TokenLayout
+from lesion.models.layout import TokenLayout
 from lesion.models.tokens import FIRST, GENERATED, IMAGE, TEXT
 from tests import tiny_models
 from tests.models.test_families import answered, built, vlm_of

@@ -74,7 +74,7 @@ def test_a_second_call_measures_nothing_again(everything, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(Evaluator, "_batch", never)
+    monkeypatch.setattr(Evaluator, "stream", never)
     before = {model: (everything.out / model / EVALUATIONS).read_bytes() for model in everything.results}
     again = paper(out=everything.out, quick=True)
     assert again.table("where") == everything.table("where") and again.words() == everything.words()

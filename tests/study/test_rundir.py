@@ -17,7 +17,7 @@ MEASURED = point(1, [0.5, float("nan")], [30.0, 20.0])
 
 
 def add(run, key):
-    run.add_evaluation(key, {"kind": "mask", "neurons": 1}, MEASURED)
+    run.add_evaluations([(key, {"kind": "mask", "neurons": 1}, MEASURED)])
 
 
 def test_evaluations_survive(tmp_path):

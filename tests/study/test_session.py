@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lesion.ablation.replies import MaskedReplies
 from lesion.core.errors import DataError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
@@ -47,7 +49,7 @@ def top(session: Session, samples, k: int = 3) -> NeuronSet:
     return Ranking(importances(session, samples)["can"], session.sites).top(k)
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch, vlm: VisionLanguageModel, name: str) -> list[int]:
+def count_calls(monkeypatch: pytest.MonkeyPatch, vlm: Any, name: str) -> list[int]:
     calls: list[int] = []
     original = getattr(vlm, name)
     monkeypatch.setattr(vlm, name, lambda *args: (calls.append(1), original(*args))[1])
@@ -72,7 +74,7 @@ def test_a_mask_is_measured_once(session, monkeypatch):
     neurons = top(session, samples)
     ablation = session.ablation(samples)
     one = ablation(neurons)
-    generated = count_calls(monkeypatch, session.vlm, "generate")
+    generated = count_calls(monkeypatch, MaskedReplies, "_batch")
     assert session.ablation(samples)(neurons) == one == ablation(neurons) and one.key
     assert not generated
     ablation(NeuronSet())

@@ -15,6 +15,7 @@ from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.outcome import COLLAPSED_MODES
 from lesion.core.ranking import Ranking
 from lesion.data.samples import load_samples
+from lesion.models.inputs import Prompt
 from lesion.models.loading import load
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study.rundir import CRITICAL, EVALUATIONS, MANIFEST, PICTURES, RANKING, REPORT, RESULT
@@ -165,12 +166,13 @@ def test_a_random_model_does_not_work_on_this_data_and_the_verdict_says_so(tmp_p
 
 
 def test_a_model_that_gives_the_same_answer_to_everything_is_complained_of(llava, tmp_path, monkeypatch):
-    answers = llava.generate
+    prompt, first = llava.prompt, []
 
-    def same(contexts, length):
-        return answers([contexts[0]] * len(contexts), length) if len(contexts) > 1 else answers(contexts, length)
+    def same(sample, text=None):
+        first[:] = first or [prompt(sample, text)]
+        return Prompt(sample.id, first[0].inputs)
 
-    monkeypatch.setattr(llava, "generate", same)
+    monkeypatch.setattr(llava, "prompt", same)
     result = Study(llava, out=tmp_path / "run", samples=8, controls=0, max_new_tokens=8, max_k=1).run()
     assert any("it gives the same answer to all 4 samples" in line for line in result.complaints)
     assert "does not work on this data even intact" in result.verdict

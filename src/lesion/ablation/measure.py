@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from lesion.ablation.controls import KINDS, draw
-from lesion.ablation.evaluator import Evaluator, Request
+from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.minimal import Minimal, backward_elimination, delta_debug
+from lesion.ablation.replies import Request
 from lesion.ablation.search import drive
 from lesion.ablation.sweep import sweep
 from lesion.core.criterion import Baseline, Criterion, Decision, decide
@@ -23,6 +24,9 @@ from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
 
+Entry = tuple[str, dict[str, Any], Evaluation]
+"""Key, what it is, and what was measured."""
+
 
 class Store(Protocol):
     """Keeps evaluations by key; a run directory is one."""
@@ -31,8 +35,8 @@ class Store(Protocol):
         """What was measured under a key; None where nothing was."""
         ...
 
-    def add_evaluation(self, key: str, about: dict[str, Any], evaluation: Evaluation) -> None:
-        """Keeps one, with what a reader of the file should know of it."""
+    def add_evaluations(self, entries: Sequence[Entry]) -> None:
+        """Keeps all of them or, if the process is killed, none; with what a reader of the file should know of each."""
         ...
 
 
@@ -88,11 +92,15 @@ class Ablation:
         keys = [self.key(neurons) for neurons in sets]
         missing = {k: n for k, n in zip(keys, sets, strict=True) if self._store.evaluation(k) is None}
         if missing:
-            requests = [Request(neurons, self.intervention) for neurons in missing.values()]
-            for (key, neurons), measured in zip(missing.items(), self.evaluator.many(requests), strict=True):
-                about = {"kind": "mask", "neurons": len(neurons), "digest": neurons.digest, "mask": self.intervention.id}
-                self._store.add_evaluation(key, about, measured)
+            wanted = list(missing.items())
+            requests = [Request(neurons, self.intervention) for _, neurons in wanted]
+            for group in self.evaluator.stream(requests):
+                self._store.add_evaluations([self._entry(*wanted[place], measured) for place, measured in group.items()])
         return [e for key in keys if (e := self._store.evaluation(key)) is not None]
+
+    def _entry(self, key: str, neurons: NeuronSet, measured: Evaluation) -> Entry:
+        about = {"kind": "mask", "neurons": len(neurons), "digest": neurons.digest, "mask": self.intervention.id}
+        return key, about, measured
 
     def __call__(self, neurons: NeuronSet) -> Evaluation:
         """What masking a set does."""
@@ -155,9 +163,11 @@ class Ablation:
         sets = {which: neurons for which, neurons in drawn.items() if neurons is not None}
         with self._progress.stage("controls", len(sets)) as advance:
             measured: dict[tuple[str, int], Evaluation] = {}
-            for which, neurons in sets.items():
-                measured[which] = self(neurons)
-                advance(1)
+            together, chosen = self.evaluator.together, list(sets)
+            for i in range(0, len(chosen), together):
+                part = chosen[i : i + together]
+                measured |= zip(part, self.many([sets[which] for which in part]), strict=True)
+                advance(len(part))
         return [
             Control(kind, seed, len(critical), e := measured.get((kind, seed)), None if e is None else self.decide(e))
             for kind, seed in drawn

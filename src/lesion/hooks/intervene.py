@@ -27,8 +27,8 @@ from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import NeuronSet
 from lesion.core.sites import Site
 from lesion.hooks.attach import SiteHook, attached
-from lesion.hooks.layout import TokenLayout
 from lesion.models.experts import Routed
+from lesion.models.layout import TokenLayout
 from lesion.models.tokens import FIRST, GENERATED, IMAGE, TEXT
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ def mask(
             batch as it has rows. A batch with another number of rows is then an error.
         intervention: What becomes of their values.
         statistics: Those that the intervention needs.
-        layout: The classes of the tokens, for interventions that depend on them.
+        layout: The classes of the tokens, for interventions that depend on them; and which of the rows a pass is over, where
+            some are left out.
 
     Raises:
         NeuronSetError: The model lacks a module of the set, or a module's width is not the site's; or, when a
@@ -253,9 +254,9 @@ def mask(
         if site.path not in paths:
             raise NeuronSetError(f"the model has no module {site.path!r}; is the set from another model?")
         if act.layers is None or site.layer in act.layers:
-            channels = sets[0].indices(site) if shared else np.arange(site.width)
+            channels = np.unique(np.concatenate([members.indices(site) for members in sets]))
             applied = _Applied(act, site, channels, statistics or {}, layout)
-            hooks.append((site, applied.to_all if shared else _PerRow(applied, sets)))
+            hooks.append((site, applied.to_all if shared else _PerRow(applied, sets, layout)))
     with attached(model, hooks):
         yield
 
@@ -307,37 +308,39 @@ class _Applied:
 class _PerRow:
     """Replaces each row's own neurons."""
 
-    def __init__(self, applied: _Applied, rows: Sequence[NeuronSet]) -> None:
+    def __init__(self, applied: _Applied, sets: Sequence[NeuronSet], layout: TokenLayout | None) -> None:
         import torch
 
-        self._applied, site = applied, applied.site
-        self._masked = torch.zeros(len(rows), site.width * site.group, dtype=torch.bool)  # [rows, channels]
-        for row, members in enumerate(rows):
-            self._masked[row, torch.from_numpy(site.channels(members.indices(site)) - site.start)] = True
+        self._applied, self._layout, site = applied, layout, applied.site
+        members = applied.channels.numpy()
+        self._masked = torch.stack([torch.from_numpy(np.isin(members, site.channels(s.indices(site)))) for s in sets])
+
+    def _rows(self) -> torch.Tensor:
+        """Which of the site's masked channels each row of this pass has masked, ``[rows, members]``."""
+        return self._masked if self._layout is None else self._masked[self._layout.rows]
 
     def __call__(self, x: torch.Tensor, routed: Routed | None) -> torch.Tensor:
         import torch
 
-        self._applied.check_width(x)
-        site, rows = self._applied.site, len(self._masked)
-        self._masked = self._masked.to(x.device)
+        applied, site = self._applied, self._applied.site
+        applied.check_width(x)
+        self._masked, applied.channels = self._masked.to(x.device), applied.channels.to(x.device)
+        masked = self._rows()
+        rows = len(masked)
         if routed is not None and routed.total % rows == 0:
-            where = self._masked[routed.rows(rows)]  # [routed, channels]
+            where = masked[routed.rows(rows)]  # [routed, members]
         elif x.ndim == 2 and site.component == "language" and len(x) % rows == 0:
             # The tokens of all rows one after the other.
-            where = self._masked.repeat_interleave(len(x) // rows, 0)
+            where = masked.repeat_interleave(len(x) // rows, 0)
         elif x.ndim >= 2 and x.shape[0] == rows:
-            where = self._masked.view(rows, *[1] * (x.ndim - 2), -1)
+            where = masked.view(rows, *[1] * (x.ndim - 2), -1)
         else:
             raise NeuronSetError(
                 f"per-sample masks at {site.path}: {rows} sets for an activation of shape {tuple(x.shape)}; "
                 "expected one set for each row of the batch"
             )
-        part = x[..., site.slice]
-        replaced = torch.where(where, self._applied.new(part, routed), part)
-        if part.shape == x.shape:
-            return replaced
-        return torch.cat([x[..., : site.slice.start], replaced, x[..., site.slice.stop :]], dim=-1)
+        part = x.index_select(-1, applied.channels)
+        return x.index_copy(-1, applied.channels, torch.where(where, applied.new(part, routed), part))
 
 
 def _statistic(act: Intervention, site: Site, name: str, statistics: Statistics) -> np.ndarray:

@@ -96,7 +96,7 @@ class Batch:
         twice = {name: torch.cat([x, x]) for name, x in self.inputs.items()}
         if "pixel_values" in twice:
             twice["pixel_values"] = noisy(twice["pixel_values"], [None] * rows)
-        if handle.structure.family.embeds:
+        if handle.structure.family.embeds and handle.structure.vision is not None:
             hook = handle.model.get_submodule(handle.structure.decoder).register_forward_pre_hook(on_decoder, with_kwargs=True)
         else:
             hook = handle.model.get_input_embeddings().register_forward_hook(on_embeddings)

@@ -1,9 +1,9 @@
 """Engines: two ways to run a model from a prompt on, which give the same answers.
 
-:class:`WholeEngine` runs the model as its own ``generate`` does, on every prompt anew; it is right for every family.
-:class:`EmbedsEngine` is for families whose language model knows nothing of the image but the ``inputs_embeds`` that it is
-called with: these are computed once a sample, and everything starts from there, so that an experiment that masks the
-language model alone runs the vision part once an image, however many masks are tried.
+:class:`lesion.models.whole_engine.WholeEngine` runs the model as its own ``generate`` does, on every prompt anew; it is right
+for every family. :class:`lesion.models.embeds_engine.EmbedsEngine` is for families whose language model knows nothing of the
+image but the ``inputs_embeds`` that it is called with: these are computed once a sample, and everything starts from there, so
+that an experiment that masks the language model alone runs the vision part once an image, however many masks are tried.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lesion.core.errors import ModelError
+from lesion.models.decoding import Reply
 from lesion.models.handle import ModelHandle
-from lesion.models.inputs import Answer, Prompt, collate
+from lesion.models.inputs import Answer, Prompt
+from lesion.models.layout import TokenLayout
+from lesion.models.trunk import DecoderLayers, Entry, Intact
 
 if TYPE_CHECKING:
     import torch
-
-
-NO_TOKEN = 2**31 - 1
-"""A token id that no vocabulary has."""
 
 
 class Engine(Protocol):
@@ -29,6 +27,8 @@ class Engine(Protocol):
 
     one_pass: bool
     """Whether :meth:`answer_log_probs` runs prompt and answer in one pass, not token by token."""
+    layers: DecoderLayers
+    """Where :meth:`reply` can start half-way, and rows can be masked each in its own way; none if nowhere."""
 
     def embed(self, prompts: Sequence[Prompt]) -> list[Any]:
         """Runs what can be run once for all masks of the language model."""
@@ -40,6 +40,43 @@ class Engine(Protocol):
 
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         """For each row, float32 ``[answer tokens, vocabulary]``: the distribution from which each token was taken."""
+        ...
+
+    def reply(
+        self,
+        contexts: Sequence[Any],
+        references: Sequence[Answer],
+        drafts: Sequence[tuple[int, ...]],
+        max_new_tokens: int,
+        layout: TokenLayout,
+        entry: Entry | None = None,
+    ) -> list[Reply]:
+        """What the model makes of the reference answers, and its own greedy ones.
+
+        Args:
+            contexts: One a row.
+            references: Answers whose likelihood is wanted.
+            drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
+            max_new_tokens: Longest answer.
+            layout: Expects these rows; it is told what each pass is over.
+            entry: From where on the model differs from the intact one; None to run all of it.
+        """
+        ...
+
+    def intact(self, contexts: Sequence[Any], references: Sequence[Answer]) -> list[Intact]:
+        """What the model, which is not masked, computes on prompts and reference answers."""
+        ...
+
+    def judge(self, contexts: Sequence[Any], intact: Sequence[Intact], references: Sequence[Answer], answers: Sequence[Answer]
+    ) -> list[list[float]]:  # fmt: skip
+        """Log-probabilities that the model, which is not masked, gives the tokens of other answers.
+
+        Args:
+            contexts: One a row.
+            intact: What it computed on them and the references.
+            references: Those.
+            answers: The others.
+        """
         ...
 
 
@@ -68,135 +105,3 @@ def _plain_class() -> Any:
             return {} if allow_custom_entries else super().update(defaults_only, **values)
 
     return Plain
-
-
-class WholeEngine:
-    """Runs the whole model. A context is the prompt itself."""
-
-    one_pass = False
-
-    def __init__(self, model_handle: ModelHandle) -> None:
-        self._handle = model_handle
-
-    def embed(self, prompts: Sequence[Prompt]) -> list[Any]:
-        return list(prompts)
-
-    def generate(self, contexts: Sequence[Any], max_new_tokens: int) -> list[list[int]]:
-        return self._run(contexts, plain_generation(self._handle, max_new_tokens)).sequences.tolist()
-
-    def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
-        """Generates with every token given: the model's own way through prompt, cache and positions, whatever it is."""
-        import torch
-        from transformers import LogitsProcessorList
-
-        longest = max(len(a.ids) for a in answers)
-        forced = [list(a.ids) + [self._handle.pad] * (longest - len(a.ids)) for a in answers]
-        plain = plain_generation(self._handle, longest)
-        plain.output_logits = True
-        # Every row goes on to the end of the longest answer.
-        plain.eos_token_id = NO_TOKEN
-        output = self._run(contexts, plain, LogitsProcessorList([_Forced(forced)]))
-        logits = torch.stack(output.logits, dim=1).float()
-        return [row[: len(a.ids)].log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
-
-    def _run(self, contexts: Sequence[Any], plain: Any, processors: Any = None) -> Any:
-        """The output of ``generate``, its sequences without the prompt."""
-        import torch
-
-        handle = self._handle
-        # What a decoder writes must follow the prompt at once; an encoder may count its positions from the left.
-        inputs = collate([p.inputs for p in contexts], handle.pad, "right" if handle.is_encoder_decoder else "left")
-        plain.return_dict_in_generate = True
-        with torch.inference_mode():
-            output = handle.model.generate(**inputs, generation_config=plain, logits_processor=processors)
-        # A decoder repeats the prompt; an encoder-decoder begins with its start token.
-        output.sequences = output.sequences[:, 1 if handle.is_encoder_decoder else inputs["input_ids"].shape[1] :]
-        return output
-
-
-class _Forced:
-    """A logits processor that leaves one token a row and step."""
-
-    def __init__(self, ids: Sequence[Sequence[int]]) -> None:
-        self._ids, self._step = ids, 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        forced = torch.full_like(scores, -torch.inf)
-        for row, ids in enumerate(self._ids):
-            forced[row, ids[self._step]] = 0
-        self._step += 1
-        return forced
-
-
-class _Captured(Exception):  # noqa: N818 (not an error: it carries what the decoder was called with)
-    def __init__(self, embeds: torch.Tensor) -> None:
-        super().__init__()
-        self.embeds = embeds
-
-
-class EmbedsEngine:
-    """Starts from the embeddings that the language model is called with. A context is ``[tokens, width]``."""
-
-    one_pass = True
-
-    def __init__(self, model_handle: ModelHandle) -> None:
-        self._handle = model_handle
-        self._decoder = model_handle.model.get_submodule(model_handle.structure.decoder)
-        self._generator: Any = model_handle.model.get_submodule(model_handle.structure.generator)
-
-    def embed(self, prompts: Sequence[Prompt]) -> list[Any]:
-        import torch
-
-        def capture(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            raise _Captured(kwargs["inputs_embeds"])
-
-        inputs = collate([p.inputs for p in prompts], self._handle.pad)
-        hook = self._decoder.register_forward_pre_hook(capture, with_kwargs=True)
-        try:
-            with torch.inference_mode():
-                self._handle.model(**inputs)
-        except _Captured as captured:
-            kept = inputs["attention_mask"].bool()
-            return [row[keep].clone() for row, keep in zip(captured.embeds, kept, strict=True)]
-        finally:
-            hook.remove()
-        raise ModelError(f"{self._handle.name}: {self._handle.structure.decoder} was never called")
-
-    def generate(self, contexts: Sequence[Any], max_new_tokens: int) -> list[list[int]]:
-        import torch
-
-        joined, mask = _left_pad(contexts)
-        plain = plain_generation(self._handle, max_new_tokens)
-        with torch.inference_mode():
-            return self._generator.generate(inputs_embeds=joined, attention_mask=mask, generation_config=plain).tolist()
-
-    def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
-        import torch
-
-        table = self._handle.model.get_input_embeddings()
-        rows = []
-        for prompt, answer in zip(contexts, answers, strict=True):
-            spoken = table(torch.tensor(answer.ids, device=self._handle.device))
-            rows.append(torch.cat([prompt, spoken.to(prompt)]))
-        joined, mask = _left_pad(rows)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        keep = max(len(a.ids) for a in answers) + 1
-        with torch.inference_mode():
-            logits = self._generator(
-                inputs_embeds=joined, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False
-            ).logits
-        # The last position predicts what comes after the answer.
-        return [row[keep - 1 - len(a.ids) : keep - 1].float().log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
-
-
-def _left_pad(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """``[rows, longest, width]`` with the rows at the right, and their attention mask ``[rows, longest]``."""
-    import torch
-
-    longest = max(len(r) for r in rows)
-    joined = torch.stack([torch.nn.functional.pad(r, (0, 0, longest - len(r), 0)) for r in rows])
-    lengths = torch.tensor([len(r) for r in rows], device=joined.device)
-    mask = torch.arange(longest, device=joined.device) >= (longest - lengths)[:, None]
-    return joined, mask.long()

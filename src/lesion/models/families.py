@@ -52,6 +52,8 @@ FAMILIES = {
             "smolvlm",
         )
     },
+    # These read text alone.
+    **{name: Family(embeds=True, rows_are_samples=True) for name in ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")},
     "gemma3": Family(projections=("model.multi_modal_projector",)),  # a bare parameter
     "instructblip": Family(
         unreachable=_instructblip_unreachable,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lesion.models import experts
+from lesion.models.inputs import Answer
 from lesion.models.placement import run_device
 from lesion.models.structure import Structure
 
@@ -53,6 +54,11 @@ class ModelHandle:
         config = self.model.config
         token = getattr(config, "image_token_id", None)
         return getattr(config, "image_token_index", None) if token is None else token
+
+    def answer(self, ids: Sequence[int]) -> Answer:
+        """From generated tokens; what comes after an end token is padding."""
+        end = next((i + 1 for i, token in enumerate(ids) if token in self.eos), len(ids))
+        return Answer(tuple(ids[:end]), self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
 
     @property
     def device(self) -> torch.device:

@@ -13,11 +13,13 @@ from lesion.core.sites import Sites
 from lesion.data.samples import DEFAULT_PROMPT, Sample
 from lesion.models.batch import Batch
 from lesion.models.discovery import discover
-from lesion.models.engines import EmbedsEngine, Engine, WholeEngine
+from lesion.models.embeds_engine import EmbedsEngine
+from lesion.models.engines import Engine
 from lesion.models.handle import ModelHandle
 from lesion.models.identity import identity_of
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.tokens import token_classes
+from lesion.models.whole_engine import WholeEngine
 
 if TYPE_CHECKING:
     import torch
@@ -115,14 +117,7 @@ class VisionLanguageModel(ModelHandle):
             max_new_tokens: An answer that has not come to its end by then is cut.
         """
         with self.prepared():
-            return [self._answer(ids) for ids in self.engine.generate(contexts, max_new_tokens)]
-
-    def _answer(self, ids: list[int]) -> Answer:
-        for i, token in enumerate(ids):
-            if token in self.eos:
-                ids = ids[: i + 1]
-                break
-        return Answer(tuple(ids), self.tokenizer.decode(ids, skip_special_tokens=True).strip())
+            return [self.answer(ids) for ids in self.engine.generate(contexts, max_new_tokens)]
 
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         """Teacher forcing: the log-probabilities before each token of the given answers.

@@ -1,7 +1,7 @@
 """The run directory: what a study decided, measured and found, so that it can be resumed, checked and replayed.
 
-``evaluations.jsonl`` grows by one line an evaluation; every other file is written whole or not at all. A process that
-is killed loses at most the evaluation it was at.
+``evaluations.jsonl`` grows by one line an evaluation, by several at once where they were measured together; every other file is
+written whole or not at all. A process that is killed loses at most the evaluations it was at.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -101,14 +101,6 @@ class RunDirectory:
             except (ValueError, KeyError, TypeError):
                 raise RunError(f"{path} line {number} is damaged; remove that line to have it measured again") from None
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n"
-        with (self.path / EVALUATIONS).open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self._lines[entry["key"]] = entry
-
     def evaluation(self, key: str) -> Evaluation | None:
         """What was measured under a key; None where nothing was."""
         line = self._lines.get(key)
@@ -116,10 +108,18 @@ class RunDirectory:
             return None
         return Evaluation(line["neurons"], tuple(SampleOutcome.from_dict(sample) for sample in line["samples"]), key)
 
-    def add_evaluation(self, key: str, about: dict[str, Any], evaluation: Evaluation) -> None:
-        """Appends a line."""
-        samples = [o.as_dict() for o in evaluation.outcomes]
-        self._append({"key": key, **about, "metrics": evaluation.metrics, "samples": samples})
+    def add_evaluations(self, entries: Sequence[tuple[str, dict[str, Any], Evaluation]]) -> None:
+        """Appends a line for each, in one write."""
+        lines = [
+            {"key": key, **about, "metrics": e.metrics, "samples": [o.as_dict() for o in e.outcomes]}
+            for key, about, e in entries
+        ]
+        text = "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
+        with (self.path / EVALUATIONS).open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines |= {line["key"]: line for line in lines}
 
     # -- files -------------------------------------------------------------------------------------------------------
     def write_json(self, name: str, data: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesion.ablation.evaluator import likelihood
+from lesion.ablation.replies import likelihood
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet

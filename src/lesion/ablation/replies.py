@@ -1,0 +1,281 @@
+"""What a masked model says: its answers, and the likelihoods that it and the intact model give them, as cheaply as is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lesion.core.neurons import NeuronSet
+from lesion.core.outcome import Likelihood
+from lesion.hooks.intervene import Intervention, Statistics, Zero, mask
+from lesion.models.decoding import Reply, chosen
+from lesion.models.inputs import Answer, Prompt
+from lesion.models.layout import TokenLayout
+from lesion.models.trunk import Entry, Intact
+from lesion.models.vlm import VisionLanguageModel
+
+if TYPE_CHECKING:
+    import torch
+
+Judged = tuple[int, tuple[int, ...]]
+"""A sample's number, and an answer's tokens."""
+KEPT = 2**30
+"""Bytes of what the intact model computed that are kept between masks."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question: what does this intervention on these neurons do?"""
+
+    neurons: NeuronSet
+    intervention: Intervention = field(default_factory=Zero)
+
+    @property
+    def language_only(self) -> bool:
+        """Whether what the language model is given stays as it is."""
+        return all(site.component == "language" for site in self.neurons.sites)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One sample's answer under a mask, and how likely it is.
+
+    Attributes:
+        answer: Greedy.
+        reference: Likelihood that the masked model gives the reference answer.
+        generated: That it gives its own.
+        generated_intact: That the intact model gives that one.
+        baseline: That the intact model gives the intact answer.
+        kl: Mean over the reference's tokens of KL(intact || masked), in nats; None where it is not finite.
+    """
+
+    answer: Answer
+    reference: Likelihood
+    generated: Likelihood
+    generated_intact: Likelihood
+    baseline: Likelihood
+    kl: float | None
+
+
+@dataclass
+class Spent:
+    """What answering took: passes are of single rows.
+
+    Attributes:
+        rows: Answers.
+        tokens: Their tokens.
+        accepted: How many of these came out of drafts.
+        passes: Passes in which they were written.
+        layers: Layers that prompts and references were read through.
+        skipped: Layers that were not, since nothing differed there.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    accepted: int = 0
+    passes: int = 0
+    layers: int = 0
+    skipped: int = 0
+
+
+class MaskedReplies:
+    """Asks a model about samples under masks.
+
+    Several sets of neurons go through the model in one batch, each masked in its own rows. Nothing is computed again that a
+    mask leaves as it is: the vision part for masks of the language model; the layers below the first that is masked; of an
+    answer that begins like a known one, all up to where it differs.
+
+    Args:
+        vlm: The model.
+        prompts: The samples' processed prompts.
+        intact: The intact model's own answers.
+        references: The answers whose likelihood is ``reference``.
+        max_new_tokens: Longest answer.
+        batch_size: Rows at a time; does not change the result but for rounding.
+        statistics: Those that the interventions need.
+        kept: Bytes of what the intact model computed that are kept.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        prompts: Sequence[Prompt],
+        intact: Sequence[Answer],
+        references: Sequence[Answer],
+        max_new_tokens: int,
+        batch_size: int,
+        statistics: Statistics,
+        kept: int = KEPT,
+    ) -> None:
+        self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
+        self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, batch_size, statistics
+        self.spent = Spent()
+        self._budget = kept
+        self._contexts: list[Any] = []
+        self._known: dict[int, Intact] = {}
+        self._enterable: dict[int, bool] = {}
+        # An encoder-decoder's tokens are not in one line.
+        self._classes = None if vlm.is_encoder_decoder else [vlm.token_classes(p) for p in prompts]
+
+    @property
+    def room(self) -> int:
+        """How many sets of neurons go through the model at a time."""
+        return max(1, self.batch_size // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
+
+    def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
+        """Answers each request, those together that go through the model together.
+
+        What is computed depends on the requests alone, not on those before: a study that was killed ends with the same figures.
+
+        Yields:
+            A request's place -> what was said of each sample.
+        """
+        for places in self._groups(requests):
+            said: dict[int, list[Said]] = {place: [] for place in places}
+            step = max(1, self.batch_size // len(places))
+            for start in range(0, len(self.prompts), step):
+                part = range(start, min(start + step, len(self.prompts)))
+                found = self._batch([requests[place] for place in places], part)
+                for n, place in enumerate(places):
+                    said[place] += found[n * len(part) : (n + 1) * len(part)]
+            yield said
+
+    def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Places of requests that go through the model together: those that start at about the same layer."""
+        kinds: dict[str, list[int]] = {}
+        for place, request in enumerate(requests):
+            together = request.language_only and self.room > 1
+            kinds.setdefault(request.intervention.id if together else str(place), []).append(place)
+        for places in kinds.values():
+            ordered = sorted(places, key=lambda place: self._first_layer(requests[place]))
+            for i in range(0, len(ordered), self.room):
+                yield ordered[i : i + self.room]
+
+    def _first_layer(self, request: Request) -> int:
+        """Below it the intact model's states hold; 0 if they hold nowhere."""
+        layers = self.vlm.engine.layers
+        if not layers or not request.language_only:
+            return 0
+        only, inside = request.intervention.layers, f"{layers.path}."
+        touched = [s for s in request.neurons.sites if only is None or s.layer in only]
+        if not all(inside in s.path for s in touched):
+            return 0
+        return min((s.layer for s in touched), default=len(layers) - 1)
+
+    def _batch(self, requests: Sequence[Request], samples: Sequence[int]) -> list[Said]:
+        """What is said under each request, of each sample."""
+        rows = [(request, i) for request in requests for i in samples]
+        contexts = self._intact_contexts([i for _, i in rows])
+        known = dict(zip(samples, self._intact(samples), strict=True))
+        references = [self.references[i] for _, i in rows]
+        sets = requests[0].neurons if len(requests) == 1 else [request.neurons for request, _ in rows]
+        entry = self._entry(min(map(self._first_layer, requests)), [known[i] for _, i in rows], samples)
+        layout = self._layout([i for _, i in rows])
+        with self.vlm.prepared(), mask(self.vlm.model, sets, requests[0].intervention, self.statistics, layout):
+            if not requests[0].language_only:
+                contexts = self.vlm.embed([self.prompts[i] for i in samples])
+            drafts = [self.intact[i].ids for _, i in rows]
+            replies = self.vlm.engine.reply(contexts, references, drafts, self.max_new_tokens, layout, entry)
+        self._count(replies, entry)
+        judged = self._judged([(i, reply.ids) for (_, i), reply in zip(rows, replies, strict=True)], known)
+        return [self._said(i, reply, known[i], judged) for (_, i), reply in zip(rows, replies, strict=True)]
+
+    def _layout(self, samples: Sequence[int]) -> TokenLayout:
+        layout = TokenLayout()
+        layout.expect([] if self._classes is None else [self._classes[i] for i in samples])
+        return layout
+
+    def _said(self, i: int, reply: Reply, known: Intact, judged: Mapping[Judged, Likelihood]) -> Said:
+        return Said(
+            self.vlm.answer(list(reply.ids)),
+            likelihood(reply.reference, self.references[i]),
+            Likelihood.of([-value for value in reply.log_probs]),
+            judged[i, reply.ids],
+            judged[i, self.intact[i].ids],
+            _divergence(known.log_probs, reply.reference),
+        )
+
+    def _count(self, replies: Sequence[Reply], entry: Entry | None) -> None:
+        spent, layers = self.spent, len(self.vlm.engine.layers)
+        spent.rows += len(replies)
+        spent.tokens += sum(len(r.ids) for r in replies)
+        spent.accepted += sum(r.accepted for r in replies)
+        spent.passes += sum(r.passes for r in replies)
+        spent.layers += layers * len(replies)
+        spent.skipped += entry.layer * len(replies) if entry else 0
+
+    # -- the intact model ----------------------------------------------------------------------------------------------
+    def _intact_contexts(self, samples: Sequence[int]) -> list[Any]:
+        if not self._contexts:
+            for i in range(0, len(self.prompts), self.batch_size):
+                self._contexts += self.vlm.embed(self.prompts[i : i + self.batch_size])
+        return [self._contexts[i] for i in samples]
+
+    def _intact(self, samples: Sequence[int]) -> list[Intact]:
+        """The intact model on prompts and references; computed once, as far as there is room to keep it."""
+        missing = [i for i in samples if i not in self._known]
+        new: Mapping[int, Intact] = {}
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            contexts, references = self._intact_contexts(part), [self.references[i] for i in part]
+            with self.vlm.prepared():
+                new = {**new, **dict(zip(part, self.vlm.engine.intact(contexts, references), strict=True))}
+        for i, found in new.items():
+            for kept in (found, found.without_states()):
+                if kept.size <= self._budget:
+                    self._known[i] = kept
+                    self._budget -= kept.size
+                    break
+        found = {**new, **self._known}
+        return [found[i] for i in samples]
+
+    def _entry(self, layer: int, rows: Sequence[Intact], samples: Sequence[int]) -> Entry | None:
+        """Where a pass may start: at a layer at which the intact model's does not change when it starts there."""
+        import torch
+
+        engine = self.vlm.engine
+        if not layer or not all(known.residual for known in rows):
+            return None
+        if layer not in self._enterable:
+            some = samples[: self.batch_size]
+            known, references = rows[: len(some)], [self.references[i] for i in some]
+            layout = self._layout(some)
+            with self.vlm.prepared():
+                replies = engine.reply(
+                    self._intact_contexts(some), references, [()] * len(some), 1, layout, Entry(layer, known)
+                )
+            pairs = [(a.log_probs, b.reference) for a, b in zip(known, replies, strict=True)]
+            self._enterable[layer] = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs)
+        return Entry(layer, rows) if self._enterable[layer] else None
+
+    def _judged(self, said: Sequence[Judged], known: Mapping[int, Intact]) -> dict[Judged, Likelihood]:
+        """How likely the intact model finds the answers, and its own; each is judged once a batch."""
+        wanted = dict.fromkeys([*said, *((i, self.intact[i].ids) for i, _ in said)])
+        judged = {
+            (i, ids): likelihood(known[i].log_probs, self.references[i]) for i, ids in wanted if ids == self.references[i].ids
+        }
+        missing = [pair for pair in wanted if pair not in judged]
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            places = [i for i, _ in part]
+            with self.vlm.prepared():
+                found = self.vlm.engine.judge(
+                    self._intact_contexts(places), [known[i] for i in places], [self.references[i] for i in places],
+                    [Answer(ids, "") for _, ids in part],
+                )  # fmt: skip
+            judged |= {pair: Likelihood.of([-v for v in values]) for pair, values in zip(part, found, strict=True)}
+        return judged
+
+
+def likelihood(log_probs: torch.Tensor, answer: Answer) -> Likelihood:
+    """Of an answer, from the log-probabilities before each of its tokens, ``[tokens, vocabulary]``."""
+    return Likelihood.of([-value for value in chosen(log_probs, answer.ids)])
+
+
+def _divergence(intact: torch.Tensor, masked: torch.Tensor) -> float | None:
+    """Mean over tokens of KL(intact || masked), in nats; None where it is not finite."""
+    import torch
+
+    value = torch.nn.functional.kl_div(masked, intact, reduction="none", log_target=True).sum(1).mean()
+    return float(value) if bool(torch.isfinite(value)) else None

@@ -1,0 +1,128 @@
+"""The :class:`Trunk`: what the intact model computes on prompts and reference answers, kept for masks that touch only a part.
+
+Below the first layer that a mask touches nothing differs from the intact model, so a masked pass may start there; and an answer
+that begins as the intact one did needs no second pass over the prompt to be judged by the intact model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lesion.models.rows import KeyValues
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Intact:
+    """The intact model on one sample's prompt and reference answer.
+
+    Attributes:
+        log_probs: Before each token of the reference, float32 ``[tokens, vocabulary]``.
+        residual: What each layer was called with, ``[tokens, width]`` a layer; empty where that is not known.
+        key_values: Of every layer, for the tokens of prompt and reference; empty where that is not known.
+    """
+
+    log_probs: torch.Tensor
+    residual: Sequence[torch.Tensor] = ()
+    key_values: KeyValues = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(t.nbytes for t in (self.log_probs, *self.residual, *(x for pair in self.key_values for x in pair)))
+
+    def without_states(self) -> Intact:
+        """The log-probabilities alone."""
+        return Intact(self.log_probs)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a pass over some rows may start.
+
+    Attributes:
+        layer: The first layer that is run.
+        rows: For each row, the intact model on its prompt and reference.
+    """
+
+    layer: int
+    rows: Sequence[Intact]
+
+
+class DecoderLayers:
+    """The layers of a language model, first to last; none where they are not called one after the other from one list.
+
+    Args:
+        generator: The language model with its head; None for no layers.
+    """
+
+    def __init__(self, generator: nn.Module | None = None) -> None:
+        import torch
+
+        self.path, self._modules, self._tuples = "", [], False
+        if generator is None:
+            return
+        count = getattr(generator.config.get_text_config(), "num_hidden_layers", None)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        lists = [
+            (path, list(module)) for path, module in generator.named_modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == count and path.rpartition(".")[2] == "layers"
+        ]  # fmt: skip
+        if len(lists) == 1:
+            self.path, self._modules = lists[0]
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[int, torch.Tensor]]:
+        """What each layer is called with in the next pass, ``[rows, tokens, width]``."""
+        seen: dict[int, torch.Tensor] = {}
+
+        def watch(number: int) -> Any:
+            def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+                seen[number] = args[0] if args else kwargs["hidden_states"]
+
+            return before
+
+        def after(_: Any, __: Any, output: Any) -> None:
+            self._tuples = isinstance(output, tuple)
+
+        handles = [m.register_forward_pre_hook(watch(i), with_kwargs=True) for i, m in enumerate(self._modules)]
+        handles += [self._modules[0].register_forward_hook(after)] if self._modules else []
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def entered(self, first: int, residual: torch.Tensor) -> Iterator[None]:
+        """The layers before ``first`` hand on what they get, and ``first`` gets the residual stream that is given."""
+
+        def hand_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+            return (hidden_states,) if self._tuples else hidden_states
+
+        def enter(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            given = args[0] if args else kwargs["hidden_states"]
+            new = residual.to(given)
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+        handle = self._modules[first].register_forward_pre_hook(enter, with_kwargs=True)
+        own = [(m, m.__dict__.get("forward")) for m in self._modules[:first]]
+        try:
+            for module, _ in own:
+                module.forward = hand_on
+            yield
+        finally:
+            handle.remove()
+            for module, forward in own:
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
