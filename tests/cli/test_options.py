@@ -59,6 +59,7 @@ WORDS: dict[str, tuple[list[str], Any]] = {
     "device_map": (["--device-map", "auto"], "auto"),
     "quantization": (["--quantization", "8bit"], "8bit"),
     "batch_size": (["--batch-size", "3"], 3),
+    "threads": (["--threads", "1"], "1"),
 }
 """Field -> words of the command line, and what the field then is."""
 OWN = {("ranks", "neurons"), ("ranks", "scorer"), ("try", "neurons"), ("try", "top")}
@@ -180,7 +181,8 @@ def test_the_paper_leaves_to_its_plan_what_is_not_asked(monkeypatch: pytest.Monk
     [
         (["--samples", "many"], "Invalid value for '--samples'"), (["--alpha", "x"], "Invalid value for '--alpha'"),
         (["--samples", "0"], "samples is 0: input should be greater than or equal to 1"),
-        (["--batch-size", "0"], "batch_size is 0"), (["--seed", "-1"], "seed is -1"), (["--prompt", ""], "prompt is ''"),
+        (["--threads", "0"], "threads is '0'"), (["--batch-size", "0"], "batch_size is 0"),
+        (["--seed", "-1"], "seed is -1"), (["--prompt", ""], "prompt is ''"),
         (["--split", "third"], "split is 'third': input should be 'half' or 'same'"), (["--target", "x"], "target is 'x'"),
         (["--quantization", "2bit"], "quantization is '2bit'"), (["--alpha", "1.5"], "alpha is 1.5"),
         (["--top", "0"], "top is 0"), (["--noise", "0"], "noise is 0"), (["--aggregate", "median"], "aggregate is 'median'"),

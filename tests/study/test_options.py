@@ -96,6 +96,7 @@ SEEN: list[tuple[str, dict[str, Any], dict[str, Any], Callable[[Result], Any]]] 
 ]
 ELSEWHERE = {
     "neurons", "force", "strict", "batch_size",  # below, in test_manifest.py, and in test_session.py (a call a batch)
+    "threads",  # in test_threads.py
     "model", "dtype", "device", "trust_remote_code", "device_map", "quantization",  # in the test of what is loaded, below
 }  # fmt: skip
 
@@ -293,5 +294,5 @@ def test_the_command_asks_the_same():
 
 def test_what_only_takes_time_is_no_part_of_the_question():
     plain = StudyOptions.parse()
-    assert StudyOptions.parse(batch_size=3, device="cpu", device_map="auto").question() == plain.question()
+    assert StudyOptions.parse(batch_size=3, device="cpu", device_map="auto", threads=1).question() == plain.question()
     assert StudyOptions.parse(dtype="bfloat16").question() != plain.question() != StudyOptions.parse(criterion=ANY).question()

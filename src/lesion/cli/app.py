@@ -15,6 +15,7 @@ from lesion.cli.paper import paper
 from lesion.cli.runs import diff, report, show, try_
 from lesion.cli.study import study
 from lesion.cli.terminal import fail, one_line_errors
+from lesion.models.threads import wait_briefly
 
 # Of typer's own class for what cannot be read on the command line, only this subclass has a public name.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -49,6 +50,7 @@ def lesion(
     version: Annotated[bool, typer.Option("--version", help="print the version, and do nothing else")] = False,
 ) -> None:
     """Finds the neurons that a vision-language model cannot live without, and proves it."""
+    wait_briefly()
     if version:
         from lesion import __version__
 

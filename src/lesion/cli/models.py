@@ -46,7 +46,7 @@ def doctor(json: Json = False, **options: Any) -> None:
 
 @takes(*fields_of(
     ARGUMENT, "data", "category", "prompt", "samples", "target", "mask", "mask_positions", "criterion", "max_new_tokens",
-    "clip", "seed", "strict", *LOADING, "batch_size", samples=16,
+    "clip", "seed", "strict", *LOADING, "batch_size", "threads", samples=16,
 ))  # fmt: skip
 def check_known(expect: Expect = None, out: Out = None, json: Json = False, **options: Any) -> None:
     """Mask the published coordinates of a model (or of its base) directly, and say what that does."""
@@ -60,7 +60,7 @@ def check_known(expect: Expect = None, out: Out = None, json: Json = False, **op
 
 @takes(*fields_of(
     ARGUMENT, "data", "category", "prompt", "alpha", "aggregate", "positions", "noise", "ig_steps", "ig_path", "samples",
-    "target", "max_new_tokens", "seed", "strict", *LOADING, "batch_size", samples=16,
+    "target", "max_new_tokens", "seed", "strict", *LOADING, "batch_size", "threads", samples=16,
 ))  # fmt: skip
 def ranks(
     neuron: Neurons = None,

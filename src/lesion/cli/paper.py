@@ -16,7 +16,7 @@ Models = Annotated[
 
 
 @takes(*fields_of(
-    "data", "category", "criterion", "clip", "seed", "strict", *LOADING, "batch_size",
+    "data", "category", "criterion", "clip", "seed", "strict", *LOADING, "batch_size", "threads",
     planned=("prompt", "role", "samples", "controls", "split", "target", "max_k", "max_new_tokens"),
 ))  # fmt: skip
 def paper(

@@ -31,13 +31,16 @@ def manifest(
     finished: bool = False,
 ) -> dict[str, Any]:
     """What goes into the manifest; ``started`` and the number of starts are carried over from the one that is there."""
+    import torch
+
     before = run.read_json(MANIFEST) or {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         **conditions(vlm, identity),
         "command": sys.argv,
         "platform": platform.platform(),
-        "threads": os.cpu_count(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "seed": options.seed,
         "data": {
             "source": options.data,

@@ -14,10 +14,11 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.sites import parse_layers
 from lesion.data.samples import DEFAULT_PROMPT, SCENES
 from lesion.hooks.intervene import Intervention, get_intervention
+from lesion.models import threads
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.scorers import get_scorer, rankers
 
-EASING = ("device", "device_map", "batch_size")
+EASING = ("device", "device_map", "batch_size", "threads")
 """Options that change how long a study takes, and not what it finds."""
 
 
@@ -71,6 +72,9 @@ class StudyOptions(BaseModel):
     device_map: str | None = Field(None, description="spread over GPUs, CPU and disk: auto, balanced or sequential")
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the weights, with bitsandbytes")
     batch_size: int = Field(16, ge=1, description="images at a time; does not change the answer")
+    threads: str = Field(
+        "auto", coerce_numbers_to_str=True, description="of the CPU; auto: as many as other processes leave cores idle"
+    )
 
     @classmethod
     def parse(cls, **values: Any) -> StudyOptions:
@@ -87,6 +91,7 @@ class StudyOptions(BaseModel):
             raise OptionError(first_complaint(error, cls)) from None
         if not get_scorer(options.scorer).ranks:
             raise OptionError(f"scorer {options.scorer!r} gives no ranking; available: {', '.join(rankers())}")
+        threads.check(options.threads)
         options.scoring()
         options.intervention()
         get_criterion(options.criterion)

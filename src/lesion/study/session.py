@@ -19,6 +19,7 @@ from lesion.core.progress import Progress, Silent
 from lesion.core.sites import Sites
 from lesion.data.samples import PROMPTS, SCENES, Sample, load_samples, split
 from lesion.models.loading import load, reads_text_alone
+from lesion.models.threads import computing
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
 from lesion.study.bench import Bench
@@ -118,7 +119,7 @@ class Session(Bench):
         complaint = examine(vlm, samples[0], options.prompt).complaint
         if complaint:
             note(f"this model fails lesion's self-check ({complaint}); `lesion doctor {options.model}` shows all of it")
-        with RunDirectory.open(folder, options) as run, vlm.prepared():
+        with RunDirectory.open(folder, options) as run, computing(options.threads), vlm.prepared():
             session = cls(options, vlm, identity, everything, halves, clip, run, progress, collected)
             session.write_manifest(finished=False)
             yield session
