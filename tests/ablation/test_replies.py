@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,3 +184,26 @@ def test_masks_of_the_vision_part_are_alone():
     asked = [Request(NeuronSet(all_of(site)[:n]), Constant(number=9.0)) for n in (5, 10)] + requests(vlm, 2)
     for request, said in zip(asked, together(replies, asked), strict=True):
         same(said, plainly(replies, request))
+
+
+def test_what_does_not_fit_in_memory_is_done_in_halves(monkeypatch):
+    """A pass that runs out of memory is split: first by sets, then by samples; a single row that does not fit is an error."""
+    vlm = vlm_of("llava")
+    asked = requests(vlm, 5)
+    whole = together(ask(vlm, batch_size=20), asked)
+    reply, rows = vlm.engine.reply, []
+
+    def small(contexts, *others):
+        rows.append(len(contexts))
+        if len(contexts) > limit:
+            raise torch.OutOfMemoryError("no room")
+        return reply(contexts, *others)
+
+    monkeypatch.setattr(vlm.engine, "reply", small)
+    limit = 3
+    for a, b in zip(whole, together(ask(vlm, batch_size=20), asked), strict=True):
+        same(a, b)
+    assert {n for n in rows if n <= limit} == {2} and max(rows) > limit
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        together(ask(vlm), asked)

@@ -17,10 +17,6 @@ from lesion.hooks.intervene import INTERVENTIONS, Intervention, Statistics, Zero
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.vlm import VisionLanguageModel
 
-_SMALL = 2**24
-"""A CPU's time for a model with fewer weights goes into calling its modules, not into computing."""
-
-
 def usable_masks(vlm: VisionLanguageModel, sites: Iterable[Site]) -> tuple[str, ...]:
     """The names of the built-in masks (zero, mean, class-mean) that are for some sites of a model."""
     chosen, usable = list(sites), []
@@ -80,8 +76,7 @@ class Evaluator:
     @property
     def room(self) -> int:
         """How many requests cost little more than one: where a pass over more rows takes hardly longer."""
-        small = sum(p.numel() for p in self.vlm.model.parameters()) < _SMALL
-        return self.together if small or self.vlm.device.type != "cpu" else 1
+        return self.together if self.vlm.wide else 1
 
     def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
         """Masks and measures.

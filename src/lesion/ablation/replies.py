@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Judged = tuple[int, tuple[int, ...]]
 """A sample's number, and an answer's tokens."""
+_WIDER = 4
+"""So many times the batch size are the rows of a pass where that costs little more."""
 KEPT = 2**30
 """Bytes of what the intact model computed that are kept between masks."""
 
@@ -111,6 +113,8 @@ class MaskedReplies:
         self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
         self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, batch_size, statistics
         self.spent = Spent()
+        # What masked passes keep of a sample is small beside what was kept of it when it was scored.
+        self._rows = batch_size * (_WIDER if vlm.wide and vlm.engine.layers else 1)
         self._budget = kept
         self._contexts: list[Any] = []
         self._known: dict[int, Intact] = {}
@@ -121,7 +125,7 @@ class MaskedReplies:
     @property
     def room(self) -> int:
         """How many sets of neurons go through the model at a time."""
-        return max(1, self.batch_size // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
+        return max(1, self._rows // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
         """Answers each request, those together that go through the model together.
@@ -133,13 +137,29 @@ class MaskedReplies:
         """
         for places in self._groups(requests):
             said: dict[int, list[Said]] = {place: [] for place in places}
-            step = max(1, self.batch_size // len(places))
+            step = max(1, self._rows // len(places))
             for start in range(0, len(self.prompts), step):
                 part = range(start, min(start + step, len(self.prompts)))
-                found = self._batch([requests[place] for place in places], part)
+                found = self._fitting([requests[place] for place in places], part)
                 for n, place in enumerate(places):
                     said[place] += found[n * len(part) : (n + 1) * len(part)]
             yield said
+
+    def _fitting(self, requests: Sequence[Request], samples: Sequence[int]) -> list[Said]:
+        """What is said under each request, of each sample; in halves where there is not enough memory for all of them."""
+        import torch
+
+        try:
+            return self._batch(requests, samples)
+        except torch.OutOfMemoryError:
+            if len(requests) * len(samples) == 1:
+                raise
+        # Outside the handler, which keeps the failed pass's tensors alive.
+        if len(requests) > 1:
+            half = len(requests) // 2
+            return self._fitting(requests[:half], samples) + self._fitting(requests[half:], samples)
+        half = len(samples) // 2
+        return self._fitting(requests, samples[:half]) + self._fitting(requests, samples[half:])
 
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Places of requests that go through the model together: those that start at about the same layer."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 
-_WIDTH = (32, 512)
-"""Tokens that a pass of decoding reads at most, drafts and all, on a CPU and elsewhere: they cost little more than one."""
+_WIDTH = (32, 256)
+"""Tokens that a pass of decoding reads at most, drafts and all; the second where more rows cost little more."""
 
 
 class _Captured(Exception):  # noqa: N818 (not an error: it carries what the decoder was called with)
@@ -120,7 +120,7 @@ class EmbedsEngine:
             layout: Is told what each pass is over.
             entry: The layers before it read nothing yet.
         """
-        width = _WIDTH[self._handle.device.type != "cpu"]
+        width = _WIDTH[self._handle.wide]
         active, passes, first = list(range(len(speeches))), [1] * len(speeches), True
         while left := [place for place, row in enumerate(active) if not speeches[row].done]:
             if len(left) < len(active):

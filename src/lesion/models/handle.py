@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lesion.models import experts
@@ -14,6 +15,9 @@ from lesion.models.structure import Structure
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+_SMALL = 2**24
+"""Weights of a small model."""
 
 
 class ModelHandle:
@@ -59,6 +63,14 @@ class ModelHandle:
         """From generated tokens; what comes after an end token is padding."""
         end = next((i + 1 for i, token in enumerate(ids) if token in self.eos), len(ids))
         return Answer(tuple(ids[:end]), self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
+
+    @cached_property
+    def wide(self) -> bool:
+        """Whether a pass over many rows takes hardly longer than one over few.
+
+        So it is on a GPU, whose time goes into reading weights, and for small models, whose time goes into calling modules.
+        """
+        return self.device.type != "cpu" or sum(p.numel() for p in self.model.parameters()) < _SMALL
 
     @property
     def device(self) -> torch.device:
