@@ -17,8 +17,8 @@ from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.vlm import VisionLanguageModel
 
 Measured = tuple[list[int], float, float, float]
-"""An answer's tokens; mean negative log-likelihoods: of the reference and of the answer by the masked model, and of the answer by
-the intact one."""
+"""An answer's tokens; mean negative log-likelihoods: of the reference and of the answer by the masked model, and of the answer
+by the intact one."""
 
 
 @contextmanager
@@ -44,8 +44,8 @@ def zeroed(model: Any, neurons: NeuronSet) -> Iterator[None]:
 
 
 class Loop(ABC):
-    """One mask after the other: ``generate`` with the logits that it returns, a pass over the reference, and one over the answer
-    without the mask.
+    """One mask after the other: ``generate`` with the logits that it returns, a pass over the reference, and one over the
+    answer without the mask.
 
     Args:
         vlm: Only its model and its tokens are used.
@@ -128,7 +128,7 @@ class Nnsight(Loop):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         warnings.simplefilter("ignore")
-        from nnsight import LanguageModel
+        from nnsight import LanguageModel  # pyright: ignore[reportMissingImports]
 
         self._traced: Any = LanguageModel(self.vlm.model, tokenizer=self.vlm.tokenizer)
 

@@ -203,7 +203,7 @@ def test_what_does_not_fit_in_memory_is_done_in_halves(monkeypatch):
     limit = 3
     for a, b in zip(whole, together(ask(vlm, batch_size=20), asked), strict=True):
         same(a, b)
-    assert {n for n in rows if n <= limit} == {2} and max(rows) > limit
+    assert any(n <= limit for n in rows) and max(rows) > limit
     limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         together(ask(vlm), asked)

@@ -8,6 +8,7 @@ import torch
 from lesion.models.decoding import LONGEST, Speech
 from lesion.models.embeds_engine import EmbedsEngine
 from lesion.models.rows import Rows
+from lesion.models.vlm import VisionLanguageModel
 from tests.families.__main__ import vlm_of
 
 
@@ -46,6 +47,29 @@ def test_what_a_draft_is():
     assert max(len(Speech(99, [], (1,) * 99, ids=[1], _trust=LONGEST).draft(n)) for n in range(40)) == LONGEST
 
 
+def feed(vlm: VisionLanguageModel, rows: Rows, tokens: list[list[int]], left: bool = False) -> torch.Tensor:
+    longest = max(map(len, tokens))
+    padding = [[0] * (longest - len(t)) for t in tokens]
+    ids = torch.tensor([p + t if left else t + p for p, t in zip(padding, tokens, strict=True)])
+    ones = [[1] * len(t) for t in tokens]
+    counts = torch.tensor([p + o if left else o + p for p, o in zip(padding, ones, strict=True)])
+    return rows.feed(vlm.model.get_input_embeddings()(ids), counts, longest)
+
+
+def test_rows_that_read_apart_read_on_together():
+    vlm = vlm_of("llava")
+    assert isinstance(vlm.engine, EmbedsEngine)
+    read, then = [[[5, 6, 7, 8], [9, 10]], [[11, 12, 13, 14, 15, 16]]], [[17], [18, 19], [20]]
+    with torch.inference_mode(), vlm.prepared():
+        parts = [Rows(vlm.engine._generator, len(tokens), vlm.device) for tokens in read]
+        for part, tokens in zip(parts, read, strict=True):
+            feed(vlm, part, tokens, left=True)
+        found = feed(vlm, Rows.joined(parts), then)
+        for row, (before, after) in enumerate(zip([t for tokens in read for t in tokens], then, strict=True)):
+            alone = feed(vlm, Rows(vlm.engine._generator, 1, vlm.device), [before + after])[0]
+            torch.testing.assert_close(found[row, : len(after)], alone[len(before) :], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llava", "blip_2_opt", "llama"])
 def test_rows_remember_what_they_were_left_with(family):
     """Three rows read tokens of their own, take some back, read on, and one drops out: logits are those of one clean pass."""
@@ -54,12 +78,6 @@ def test_rows_remember_what_they_were_left_with(family):
     generator, table = vlm.engine._generator, vlm.model.get_input_embeddings()
     first, back, then = [[5, 6, 7, 8], [9, 10], [11, 12, 13]], [2, 0, 1], [[14, 15], [16], [17, 18, 19]]
 
-    def feed(rows: Rows, tokens: list[list[int]]) -> torch.Tensor:
-        longest = max(map(len, tokens))
-        ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens])
-        counts = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in tokens])
-        return rows.feed(table(ids), counts, longest)
-
     def alone(tokens: list[int]) -> torch.Tensor:
         ids = torch.tensor([tokens])
         places = torch.arange(len(tokens))[None]
@@ -67,12 +85,12 @@ def test_rows_remember_what_they_were_left_with(family):
 
     with torch.inference_mode(), vlm.prepared():
         rows = Rows(generator, 3, vlm.device)
-        feed(rows, first)
+        feed(vlm, rows, first)
         rows.take_back(back)
-        feed(rows, then)
+        feed(vlm, rows, then)
         rows.take_back([1, 0, 0])
         rows.only([0, 2])
-        found = feed(rows, [[20, 21], [22]])
+        found = feed(vlm, rows, [[20, 21], [22]])
         left = [tokens[: len(tokens) - n] for tokens, n in zip(first, back, strict=True)]
         expected = alone([*left[0], 14, 20, 21]), alone([*left[2], 17, 18, 19, 22])
     torch.testing.assert_close(found[0], expected[0][-2:], rtol=1e-4, atol=1e-4)

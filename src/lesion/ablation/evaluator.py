@@ -17,6 +17,10 @@ from lesion.hooks.intervene import INTERVENTIONS, Intervention, Statistics, Zero
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.vlm import VisionLanguageModel
 
+_AHEAD = 4
+"""So many questions are asked before the first is answered: more would mostly be idle ones."""
+
+
 def usable_masks(vlm: VisionLanguageModel, sites: Iterable[Site]) -> tuple[str, ...]:
     """The names of the built-in masks (zero, mean, class-mean) that are for some sites of a model."""
     chosen, usable = list(sites), []
@@ -76,7 +80,7 @@ class Evaluator:
     @property
     def room(self) -> int:
         """How many requests cost little more than one: where a pass over more rows takes hardly longer."""
-        return self.together if self.vlm.wide else 1
+        return min(self.together, _AHEAD) if self.vlm.wide else 1
 
     def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
         """Masks and measures.

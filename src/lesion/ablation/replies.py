@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood
 from lesion.hooks.intervene import Intervention, Statistics, Zero, mask
+from lesion.models import memory
 from lesion.models.decoding import Reply, chosen
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
-from lesion.models.trunk import Entry, Intact
+from lesion.models.trunk import Entry, Intact, Part
 from lesion.models.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 Judged = tuple[int, tuple[int, ...]]
 """A sample's number, and an answer's tokens."""
+_CHECKED = 2
+"""Samples on which it is seen once a layer whether a pass can start there."""
 _WIDER = 4
-"""So many times the batch size are the rows of a pass where that costs little more."""
+"""So many times the batch size are the rows that read together where that costs little more."""
+_WRITING = 8
+"""So many times the batch size are the rows that write together: one token a row and pass, they wait for the weights."""
 KEPT = 2**30
 """Bytes of what the intact model computed that are kept between masks."""
 
@@ -37,6 +42,13 @@ class Request:
     def language_only(self) -> bool:
         """Whether what the language model is given stays as it is."""
         return all(site.component == "language" for site in self.neurons.sites)
+
+
+class Cell(NamedTuple):
+    """A request's place among those that are asked, and a sample's number."""
+
+    place: int
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,11 @@ class MaskedReplies:
         self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
         self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, batch_size, statistics
         self.spent = Spent()
-        # What masked passes keep of a sample is small beside what was kept of it when it was scored.
-        self._rows = batch_size * (_WIDER if vlm.wide and vlm.engine.layers else 1)
+        # What a masked pass keeps of a sample is small beside what was kept of it when it was scored.
+        self._reading = self._writing = batch_size
+        if vlm.engine.layers:
+            self._reading *= _WIDER if vlm.wide else 1
+            self._writing = max(self._reading, min(_WRITING * batch_size, self._fit(kept)))
         self._budget = kept
         self._contexts: list[Any] = []
         self._known: dict[int, Intact] = {}
@@ -122,10 +137,15 @@ class MaskedReplies:
         # An encoder-decoder's tokens are not in one line.
         self._classes = None if vlm.is_encoder_decoder else [vlm.token_classes(p) for p in prompts]
 
+    def _fit(self, size: int) -> int:
+        """How many rows' keys and values fit in so many bytes."""
+        tokens = max((p.inputs["input_ids"].shape[1] for p in self.prompts), default=1) + 2 * self.max_new_tokens
+        return int(size // memory.key_values(self.vlm.model, tokens))
+
     @property
     def room(self) -> int:
         """How many sets of neurons go through the model at a time."""
-        return max(1, self._rows // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
+        return max(1, self._writing // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
         """Answers each request, those together that go through the model together.
@@ -136,41 +156,37 @@ class MaskedReplies:
             A request's place -> what was said of each sample.
         """
         for places in self._groups(requests):
-            said: dict[int, list[Said]] = {place: [] for place in places}
-            step = max(1, self._rows // len(places))
-            for start in range(0, len(self.prompts), step):
-                part = range(start, min(start + step, len(self.prompts)))
-                found = self._fitting([requests[place] for place in places], part)
-                for n, place in enumerate(places):
-                    said[place] += found[n * len(part) : (n + 1) * len(part)]
-            yield said
+            cells = [Cell(place, i) for place in places for i in range(len(self.prompts))]
+            most = self._writing if self._splits(requests[places[0]]) else self.batch_size
+            said = [s for at in range(0, len(cells), most) for s in self._fitting(requests, cells[at : at + most])]
+            yield {place: said[n * len(self.prompts) : (n + 1) * len(self.prompts)] for n, place in enumerate(places)}
 
-    def _fitting(self, requests: Sequence[Request], samples: Sequence[int]) -> list[Said]:
-        """What is said under each request, of each sample; in halves where there is not enough memory for all of them."""
-        import torch
-
-        try:
-            return self._batch(requests, samples)
-        except torch.OutOfMemoryError:
-            if len(requests) * len(samples) == 1:
-                raise
-        # Outside the handler, which keeps the failed pass's tensors alive.
-        if len(requests) > 1:
-            half = len(requests) // 2
-            return self._fitting(requests[:half], samples) + self._fitting(requests[half:], samples)
-        half = len(samples) // 2
-        return self._fitting(requests, samples[:half]) + self._fitting(requests, samples[half:])
+    def _splits(self, request: Request) -> bool:
+        """Whether each row can have a mask of its own."""
+        return request.language_only and bool(self.vlm.engine.layers)
 
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Places of requests that go through the model together: those that start at about the same layer."""
         kinds: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
-            together = request.language_only and self.room > 1
-            kinds.setdefault(request.intervention.id if together else str(place), []).append(place)
+            kinds.setdefault(request.intervention.id if self._splits(request) else str(place), []).append(place)
         for places in kinds.values():
             ordered = sorted(places, key=lambda place: self._first_layer(requests[place]))
             for i in range(0, len(ordered), self.room):
                 yield ordered[i : i + self.room]
+
+    def _fitting(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
+        """What is said in each cell; in halves where there is not enough memory for all of them."""
+        import torch
+
+        try:
+            return self._batch(requests, cells)
+        except torch.OutOfMemoryError:
+            if len(cells) == 1:
+                raise
+        # Outside the handler, which keeps the failed pass's tensors alive.
+        half = len(cells) // 2
+        return self._fitting(requests, cells[:half]) + self._fitting(requests, cells[half:])
 
     def _first_layer(self, request: Request) -> int:
         """Below it the intact model's states hold; 0 if they hold nowhere."""
@@ -183,47 +199,59 @@ class MaskedReplies:
             return 0
         return min((s.layer for s in touched), default=len(layers) - 1)
 
-    def _batch(self, requests: Sequence[Request], samples: Sequence[int]) -> list[Said]:
-        """What is said under each request, of each sample."""
-        rows = [(request, i) for request in requests for i in samples]
-        contexts = self._intact_contexts([i for _, i in rows])
-        known = dict(zip(samples, self._intact(samples), strict=True))
-        references = [self.references[i] for _, i in rows]
-        sets = requests[0].neurons if len(requests) == 1 else [request.neurons for request, _ in rows]
-        entry = self._entry(min(map(self._first_layer, requests)), [known[i] for _, i in rows], samples)
-        layout = self._layout([i for _, i in rows])
-        with self.vlm.prepared(), mask(self.vlm.model, sets, requests[0].intervention, self.statistics, layout):
-            if not requests[0].language_only:
+    def _batch(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
+        """What is said in each cell."""
+        places, samples = list(dict.fromkeys(c.place for c in cells)), [c.sample for c in cells]
+        first = requests[places[0]]
+        known = dict(zip(dict.fromkeys(samples), self._intact(list(dict.fromkeys(samples))), strict=True))
+        references, drafts = [self.references[i] for i in samples], [self.intact[i].ids for i in samples]
+        sets = first.neurons if len(places) == 1 else [requests[c.place].neurons for c in cells]
+        parts, layout = self._parts(requests, cells, known), self._layout(samples)
+
+        def see(row: int, log_probs: torch.Tensor) -> tuple[Likelihood, float | None]:
+            divergence = _divergence(known[samples[row]].log_probs, log_probs)
+            return likelihood(log_probs, references[row]), divergence
+
+        contexts = self._intact_contexts(samples)
+        with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
+            if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
-            drafts = [self.intact[i].ids for _, i in rows]
-            replies = self.vlm.engine.reply(contexts, references, drafts, self.max_new_tokens, layout, entry)
-        self._count(replies, entry)
-        judged = self._judged([(i, reply.ids) for (_, i), reply in zip(rows, replies, strict=True)], known)
-        return [self._said(i, reply, known[i], judged) for (_, i), reply in zip(rows, replies, strict=True)]
+            replies = self.vlm.engine.reply(contexts, references, drafts, self.max_new_tokens, layout, parts, see)
+        self._count(replies, parts)
+        judged = self._judged([(i, reply.ids) for i, reply in zip(samples, replies, strict=True)], known)
+        return [self._said(i, reply, judged) for i, reply in zip(samples, replies, strict=True)]
+
+    def _parts(self, requests: Sequence[Request], cells: Sequence[Cell], known: Mapping[int, Intact]) -> list[Part]:
+        """Rows that read together: those that start at the same layer, or about the same where more rows cost little more."""
+        starts = [self._first_layer(requests[c.place]) for c in cells]
+        parts, begin = [], 0
+        for row in range(1, len(cells) + 1):
+            full = row - begin == self._reading
+            if row == len(cells) or full or (starts[row] != starts[begin] and not self.vlm.wide):
+                samples = [c.sample for c in cells[begin:row]]
+                parts.append(Part(range(begin, row), self._entry(min(starts[begin:row]), samples, known)))
+                begin = row
+        return parts
 
     def _layout(self, samples: Sequence[int]) -> TokenLayout:
         layout = TokenLayout()
         layout.expect([] if self._classes is None else [self._classes[i] for i in samples])
         return layout
 
-    def _said(self, i: int, reply: Reply, known: Intact, judged: Mapping[Judged, Likelihood]) -> Said:
-        return Said(
-            self.vlm.answer(list(reply.ids)),
-            likelihood(reply.reference, self.references[i]),
-            Likelihood.of([-value for value in reply.log_probs]),
-            judged[i, reply.ids],
-            judged[i, self.intact[i].ids],
-            _divergence(known.log_probs, reply.reference),
-        )
+    def _said(self, i: int, reply: Reply, judged: Mapping[Judged, Likelihood]) -> Said:
+        reference, divergence = reply.seen
+        own = Likelihood.of([-value for value in reply.log_probs])
+        baseline = judged[i, self.intact[i].ids]
+        return Said(self.vlm.answer(list(reply.ids)), reference, own, judged[i, reply.ids], baseline, divergence)
 
-    def _count(self, replies: Sequence[Reply], entry: Entry | None) -> None:
+    def _count(self, replies: Sequence[Reply], parts: Sequence[Part]) -> None:
         spent, layers = self.spent, len(self.vlm.engine.layers)
         spent.rows += len(replies)
         spent.tokens += sum(len(r.ids) for r in replies)
         spent.accepted += sum(r.accepted for r in replies)
         spent.passes += sum(r.passes for r in replies)
         spent.layers += layers * len(replies)
-        spent.skipped += entry.layer * len(replies) if entry else 0
+        spent.skipped += sum(part.entry.layer * len(part.rows) for part in parts if part.entry)
 
     # -- the intact model ----------------------------------------------------------------------------------------------
     def _intact_contexts(self, samples: Sequence[int]) -> list[Any]:
@@ -250,24 +278,27 @@ class MaskedReplies:
         found = {**new, **self._known}
         return [found[i] for i in samples]
 
-    def _entry(self, layer: int, rows: Sequence[Intact], samples: Sequence[int]) -> Entry | None:
+    def _entry(self, layer: int, samples: Sequence[int], known: Mapping[int, Intact]) -> Entry | None:
         """Where a pass may start: at a layer at which the intact model's does not change when it starts there."""
-        import torch
-
-        engine = self.vlm.engine
-        if not layer or not all(known.residual for known in rows):
+        if not layer or not all(known[i].residual for i in samples):
             return None
         if layer not in self._enterable:
-            some = samples[: self.batch_size]
-            known, references = rows[: len(some)], [self.references[i] for i in some]
-            layout = self._layout(some)
-            with self.vlm.prepared():
-                replies = engine.reply(
-                    self._intact_contexts(some), references, [()] * len(some), 1, layout, Entry(layer, known)
-                )
-            pairs = [(a.log_probs, b.reference) for a, b in zip(known, replies, strict=True)]
-            self._enterable[layer] = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs)
-        return Entry(layer, rows) if self._enterable[layer] else None
+            self._enterable[layer] = self._checked(layer, list(dict.fromkeys(samples))[:_CHECKED], known)
+        return Entry(layer, [known[i] for i in samples]) if self._enterable[layer] else None
+
+    def _checked(self, layer: int, samples: Sequence[int], known: Mapping[int, Intact]) -> bool:
+        import torch
+
+        def same(row: int, log_probs: torch.Tensor) -> bool:
+            return torch.allclose(known[samples[row]].log_probs, log_probs, rtol=1e-3, atol=1e-3)
+
+        references, entry = [self.references[i] for i in samples], Entry(layer, [known[i] for i in samples])
+        with self.vlm.prepared():
+            replies = self.vlm.engine.reply(
+                self._intact_contexts(samples), references, [()] * len(samples), 1, self._layout(samples),
+                [Part(range(len(samples)), entry)], same,
+            )  # fmt: skip
+        return all(reply.seen for reply in replies)
 
     def _judged(self, said: Sequence[Judged], known: Mapping[int, Intact]) -> dict[Judged, Likelihood]:
         """How likely the intact model finds the answers, and its own; each is judged once a batch."""

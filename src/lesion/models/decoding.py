@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +19,14 @@ class Reply:
     """What a model, masked or not, says to one prompt, and what it thinks of a given answer.
 
     Attributes:
-        reference: Log-probabilities before each token of the reference answer, float32 ``[tokens, vocabulary]``.
+        seen: What was made of the log-probabilities before each token of the reference answer.
         ids: Its own greedy answer, with the end token where it came to one.
         log_probs: Of each of that answer's tokens.
         accepted: How many of its tokens were read in a draft, not written one by one.
         passes: In how many passes the whole was written and read.
     """
 
-    reference: torch.Tensor
+    seen: Any
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
     accepted: int

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from lesion.core.errors import ModelError
 from lesion.models.decoding import Reply, Speech, chosen
-from lesion.models.engines import plain_generation
+from lesion.models.engines import See, plain_generation
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
 from lesion.models.rows import KeyValues, Rows
-from lesion.models.trunk import DecoderLayers, Entry, Intact
+from lesion.models.trunk import DecoderLayers, Entry, Intact, Part
 
 if TYPE_CHECKING:
     import torch
@@ -87,58 +87,68 @@ class EmbedsEngine:
         drafts: Sequence[tuple[int, ...]],
         max_new_tokens: int,
         layout: TokenLayout,
-        entry: Entry | None = None,
+        parts: Sequence[Part],
+        see: See,
     ) -> list[Reply]:
         import torch
 
         if not self.layers:
-            return self._reply_plainly(contexts, references, max_new_tokens, layout)
+            return self._reply_plainly(contexts, references, max_new_tokens, layout, see)
         speeches = [Speech(max_new_tokens, self._handle.eos, draft) for draft in drafts]
+        seen: list[Any] = []
+        waiting: list[tuple[list[int], Rows]] = []
         with torch.inference_mode():
-            layout.follow([len(a.ids) for a in references])
-            rows, logits = self._prefill(contexts, references, entry)
-            log_probs, back = [], []
-            for speech, answer, row in zip(speeches, references, logits, strict=True):
-                values, tokens, own = self._greedy(row[row.shape[0] - 1 - len(answer.ids) :])
-                log_probs.append(values[:-1])
-                back.append(len(answer.ids) - speech.read(answer.ids, tokens, own))
-            passes = self._speak(rows, speeches, back, layout, entry)
+            for part in parts:
+                layout.read(part.rows, [len(references[row].ids) for row in part.rows])
+                answers = [references[row] for row in part.rows]
+                rows, logits = self._prefill([contexts[row] for row in part.rows], answers, part.entry)
+                back = {}
+                for row, answer, own_logits in zip(part.rows, answers, logits, strict=True):
+                    values, tokens, own = self._greedy(own_logits[len(own_logits) - 1 - len(answer.ids) :])
+                    seen.append(see(row, values[:-1]))
+                    back[row] = len(answer.ids) - speeches[row].read(answer.ids, tokens, own)
+                if left := [row for row in part.rows if not speeches[row].done]:
+                    rows.only([row - part.rows.start for row in left])
+                    if part.entry is not None:
+                        known = [part.entry.rows[row - part.rows.start].key_values for row in left]
+                        rows.put(known, range(part.entry.layer))
+                    rows.take_back([back[row] for row in left])
+                    waiting.append((left, rows))
+            active = [row for left, _ in waiting for row in left]
+            passes = self._speak(Rows.joined([rows for _, rows in waiting]), active, speeches, layout) if waiting else {}
         return [
-            Reply(known, tuple(s.ids), tuple(s.log_probs), s.accepted, n)
-            for known, s, n in zip(log_probs, speeches, passes, strict=True)
+            Reply(known, tuple(s.ids), tuple(s.log_probs), s.accepted, 1 + passes.get(row, 0))
+            for row, (known, s) in enumerate(zip(seen, speeches, strict=True))
         ]
 
-    def _speak(
-        self, rows: Rows, speeches: Sequence[Speech], back: Sequence[int], layout: TokenLayout, entry: Entry | None
-    ) -> list[int]:
-        """Writes the answers to their ends, after the pass over prompts and references; returns each one's number of passes.
+    def _speak(self, rows: Rows, active: list[int], speeches: Sequence[Speech], layout: TokenLayout) -> dict[int, int]:
+        """Writes answers to their ends.
 
         Args:
-            rows: Have read prompts and references.
-            speeches: What is written so far.
-            back: How many of its last tokens each row must forget.
+            rows: Have read all that is written but its last token.
+            active: The rows' numbers.
+            speeches: What is written so far, of all rows.
             layout: Is told what each pass is over.
-            entry: The layers before it read nothing yet.
+
+        Returns:
+            A row's number -> its number of passes.
         """
         width = _WIDTH[self._handle.wide]
-        active, passes, first = list(range(len(speeches))), [1] * len(speeches), True
-        while left := [place for place, row in enumerate(active) if not speeches[row].done]:
-            if len(left) < len(active):
-                rows.only(left)
-                active, back = [active[place] for place in left], [back[place] for place in left]
-            if first and entry is not None:
-                rows.put([entry.rows[row].key_values for row in active], range(entry.layer))
-            first = False
-            rows.take_back(back)
+        passes = dict.fromkeys(active, 0)
+        while active:
             layout.speak(active)
             drafts = [speeches[row].draft(width // len(active) - 1) for row in active]
             fed = [[speeches[row].ids[-1], *draft] for row, draft in zip(active, drafts, strict=True)]
-            logits = self._feed(rows, fed)
             back = []
-            for row, draft, predicted in zip(active, drafts, logits, strict=True):
+            for row, draft, predicted in zip(active, drafts, self._feed(rows, fed), strict=True):
                 passes[row] += 1
                 _, tokens, own = self._greedy(predicted[: len(draft) + 1])
                 back.append(len(draft) - speeches[row].read(draft, tokens, own))
+            if left := [place for place, row in enumerate(active) if not speeches[row].done]:
+                if len(left) < len(active):
+                    rows.only(left)
+                rows.take_back([back[place] for place in left])
+            active = [active[place] for place in left]
         return passes
 
     def _feed(self, rows: Rows, fed: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -160,17 +170,18 @@ class EmbedsEngine:
         return values, tokens.tolist(), values.gather(-1, tokens[:, None])[:, 0].tolist()
 
     def _reply_plainly(
-        self, contexts: Sequence[Any], references: Sequence[Answer], max_new_tokens: int, layout: TokenLayout
+        self, contexts: Sequence[Any], references: Sequence[Answer], max_new_tokens: int, layout: TokenLayout, see: See
     ) -> list[Reply]:
-        layout.follow([0] * len(contexts))
+        every = range(len(contexts))
+        layout.read(every, [0] * len(contexts))
         answers = [self._handle.answer(ids) for ids in self.generate(contexts, max_new_tokens)]
-        layout.follow([len(a.ids) for a in references])
+        layout.read(every, [len(a.ids) for a in references])
         on_references = self.answer_log_probs(contexts, references)
-        layout.follow([len(a.ids) for a in answers])
+        layout.read(every, [len(a.ids) for a in answers])
         on_answers = self.answer_log_probs(contexts, answers)
         return [
-            Reply(known, a.ids, tuple(chosen(own, a.ids)), 0, len(a.ids))
-            for known, own, a in zip(on_references, on_answers, answers, strict=True)
+            Reply(see(row, known), a.ids, tuple(chosen(own, a.ids)), 0, len(a.ids))
+            for row, (known, own, a) in enumerate(zip(on_references, on_answers, answers, strict=True))
         ]
 
     def _prefill(

@@ -8,7 +8,7 @@ that an experiment that masks the language model alone runs the vision part once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,10 +16,14 @@ from lesion.models.decoding import Reply
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
-from lesion.models.trunk import DecoderLayers, Entry, Intact
+from lesion.models.trunk import DecoderLayers, Intact, Part
 
 if TYPE_CHECKING:
     import torch
+
+
+See = Callable[[int, "torch.Tensor"], Any]
+"""Given a row's number and a distribution a token, ``[tokens, vocabulary]``."""
 
 
 class Engine(Protocol):
@@ -49,7 +53,8 @@ class Engine(Protocol):
         drafts: Sequence[tuple[int, ...]],
         max_new_tokens: int,
         layout: TokenLayout,
-        entry: Entry | None = None,
+        parts: Sequence[Part],
+        see: See,
     ) -> list[Reply]:
         """What the model makes of the reference answers, and its own greedy ones.
 
@@ -59,7 +64,9 @@ class Engine(Protocol):
             drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
             max_new_tokens: Longest answer.
             layout: Expects these rows; it is told what each pass is over.
-            entry: From where on the model differs from the intact one; None to run all of it.
+            parts: Which rows read prompts and references together; all of them then write together.
+            see: Called with a row's number and its log-probabilities before each token of the reference, float32
+                ``[tokens, vocabulary]``; what it returns is kept, and not these.
         """
         ...
 

@@ -16,8 +16,11 @@ class TokenLayout:
     """Whoever runs the model says before each pass what is in it; masks that differ by token or by row read it."""
 
     def __init__(self) -> None:
-        self._all: list[tuple[torch.Tensor, int]] = []
-        self._speaking: list[int] | None = None
+        self._prompts: list[torch.Tensor] = []
+        self._answers: list[int] = []
+        self.rows: list[int] = []
+        """The expected rows that the pass is over, by their numbers."""
+        self._speaking = False
 
     def expect(self, prompts: Sequence[torch.Tensor], answers: Sequence[int] | None = None) -> None:
         """The next passes are over these rows, padded on the left; those over one token each are decoding steps.
@@ -26,20 +29,16 @@ class TokenLayout:
             prompts: For each row, the class of each of its prompt's tokens, int64 ``[tokens]``.
             answers: For each row, how many tokens of an answer come after it; None for none.
         """
-        self._all, self._speaking = list(zip(prompts, [0] * len(prompts) if answers is None else answers, strict=True)), None
+        self._prompts = list(prompts)
+        self.read(range(len(prompts)), [0] * len(prompts) if answers is None else answers)
 
-    def follow(self, answers: Sequence[int]) -> None:
-        """The next passes are over the expected prompts, each with so many tokens of an answer after it."""
-        self.expect([prompt for prompt, _ in self._all], answers)
+    def read(self, rows: Sequence[int], answers: Sequence[int]) -> None:
+        """The next passes are over the prompts of some of the expected rows, each with so many tokens of an answer after it."""
+        self.rows, self._answers, self._speaking = list(rows), list(answers), False
 
     def speak(self, rows: Sequence[int]) -> None:
-        """The next passes are over tokens of answers alone, of some of the expected rows, by their numbers."""
-        self._speaking = list(rows)
-
-    @property
-    def rows(self) -> list[int]:
-        """The expected rows that the pass is over, by their numbers."""
-        return list(range(len(self._all))) if self._speaking is None else self._speaking
+        """The next passes are over tokens of answers alone, of some of the expected rows."""
+        self.rows, self._speaking = list(rows), True
 
     def classes(self, shape: tuple[int, ...]) -> torch.Tensor:
         """The classes of an activation's tokens, int64 ``shape``; padding is given any.
@@ -55,12 +54,13 @@ class TokenLayout:
         rows = len(self.rows)
         tokens = shape[1] if len(shape) == 2 else shape[0] // max(rows, 1)
         classes = torch.full((rows, tokens), GENERATED)
-        if tokens != 1 and self._speaking is None:
-            longest = max((len(prompt) + answer for prompt, answer in self._all), default=0)
+        if tokens != 1 and not self._speaking:
+            read = [(self._prompts[row], answer) for row, answer in zip(self.rows, self._answers, strict=True)]
+            longest = max((len(prompt) + answer for prompt, answer in read), default=0)
             if shape not in ((rows, longest), (rows * longest,)):
                 raise NeuronSetError(f"expected the activation of {rows} rows of {longest} tokens; found {shape}")
             classes[:] = TEXT
-            for row, (prompt, answer) in zip(classes, self._all, strict=True):
+            for row, (prompt, answer) in zip(classes, read, strict=True):
                 end = longest - answer
                 row[end - len(prompt) : end] = prompt
                 row[end:] = GENERATED

@@ -31,12 +31,16 @@ def generation(model: Any, tokens: int, answer: int) -> int:
         tokens: Of prompt and answer.
         answer: Of the answer.
     """
+    return key_values(model, tokens) + 2 * _FLOAT32 * answer * model.config.get_text_config().vocab_size
+
+
+def key_values(model: Any, tokens: int) -> int:
+    """Bytes of one sample's keys and values in every layer of the language model."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads
-    cache = 2 * config.num_hidden_layers * kept * size * tokens * model.dtype.itemsize
-    return cache + 2 * _FLOAT32 * answer * config.vocab_size
+    return 2 * config.num_hidden_layers * kept * size * tokens * model.dtype.itemsize
 
 
 class Graph:

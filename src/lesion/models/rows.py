@@ -31,6 +31,34 @@ class Rows:
         self._seen = torch.zeros(count, 0, dtype=torch.long, device=device)
         self._next = torch.zeros(count, dtype=torch.long, device=device)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows that read apart, and read on together."""
+        import torch
+
+        if len(parts) == 1:
+            return parts[0]
+        whole = cls(parts[0]._generator, 0, parts[0]._seen.device)
+        longest = max(part._seen.shape[1] for part in parts)
+        missing = [longest - part._seen.shape[1] for part in parts]
+        pad = torch.nn.functional.pad
+        whole._seen = torch.cat([pad(part._seen, (n, 0)) for part, n in zip(parts, missing, strict=True)])
+        whole._next = torch.cat([part._next for part in parts])
+        for layer in range(len(parts[0]._cache.layers)):
+            keys, values = (
+                torch.cat([pad(part._entries(layer)[of], (0, 0, n, 0)) for part, n in zip(parts, missing, strict=True)])
+                for of in (0, 1)
+            )
+            whole._cache.update(keys, values, layer)
+            for part in parts:
+                part._cache.layers[layer].keys = part._cache.layers[layer].values = None  # pyright: ignore
+        return whole
+
+    def _entries(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's keys and values, ``[rows, heads, tokens, size]`` each."""
+        kept: Any = self._cache.layers[layer]
+        return kept.keys, kept.values
+
     def feed(self, embeds: torch.Tensor, counts: torch.Tensor, keep: int) -> torch.Tensor:
         """Reads tokens.
 
@@ -79,7 +107,7 @@ class Rows:
     def key_values(self, row: int, layers: int) -> KeyValues:
         """A copy of a row's own entries in the first layers."""
         own = self._seen[row].bool()
-        return [(layer.keys[row][:, own], layer.values[row][:, own]) for layer in self._cache.layers[:layers]]  # pyright: ignore
+        return [(keys[row][:, own], values[row][:, own]) for keys, values in map(self._entries, range(layers))]
 
     def put(self, parts: Sequence[KeyValues], layers: range) -> None:
         """Entries for some layers that were skipped when the rows read their first tokens, or for all before they read any.

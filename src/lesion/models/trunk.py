@@ -55,6 +55,19 @@ class Entry:
     rows: Sequence[Intact]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of a batch that read their prompts and references together.
+
+    Attributes:
+        rows: Their numbers.
+        entry: From where on the model differs from the intact one; None to run all of it.
+    """
+
+    rows: range
+    entry: Entry | None = None
+
+
 class DecoderLayers:
     """The layers of a language model, first to last; none where they are not called one after the other from one list.
 

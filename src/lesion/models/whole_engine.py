@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lesion.models.decoding import Reply, chosen
-from lesion.models.engines import plain_generation
+from lesion.models.engines import See, plain_generation
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
-from lesion.models.trunk import DecoderLayers, Entry, Intact
+from lesion.models.trunk import DecoderLayers, Intact, Part
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +57,16 @@ class WholeEngine:
         drafts: Sequence[tuple[int, ...]],
         max_new_tokens: int,
         layout: TokenLayout,
-        entry: Entry | None = None,
+        parts: Sequence[Part],
+        see: See,
     ) -> list[Reply]:
         """Generates answers, and goes through them and the references token by token; drafts are of no use to it."""
         answers = [self._handle.answer(ids) for ids in self.generate(contexts, max_new_tokens)]
         own = [chosen(p, a.ids) for p, a in zip(self.answer_log_probs(contexts, answers), answers, strict=True)]
         return [
-            Reply(of_reference, answer.ids, tuple(of_answer), 0, len(answer.ids))
-            for of_reference, answer, of_answer in zip(
-                self.answer_log_probs(contexts, references), answers, own, strict=True
+            Reply(see(row, of_reference), answer.ids, tuple(of_answer), 0, len(answer.ids))
+            for row, (of_reference, answer, of_answer) in enumerate(
+                zip(self.answer_log_probs(contexts, references), answers, own, strict=True)
             )
         ]
 

@@ -1,0 +1,43 @@
+"""The benchmarks: their arithmetic, and that both sides of a comparison do the same work."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.cases import LONGEST, Bench, ties
+from benchmarks.peers import Hooks
+from benchmarks.timing import compare, row
+from lesion.ablation.replies import Request
+from lesion.core.neurons import NeuronSet
+
+
+def test_a_row_holds_medians_and_the_ratio_that_its_goal_is_about():
+    times = [(1.0, 4.0), (2.0, 5.0), (1.5, 9.0)]
+    faster = row("a", "m", "p", times, ">= 3")
+    assert (faster.ours, faster.peer, faster.spread, faster.turns) == (1.5, 5.0, (2.5, 6.0), 3)
+    assert faster.ratio == pytest.approx(5 / 1.5) and faster.reached
+    assert not row("a", "m", "p", times, ">= 4").reached
+    dearer = row("a", "m", "p", [(1.2, 1.0)], "<= 1.1")
+    assert dearer.ratio == pytest.approx(1.2) and not dearer.reached
+    assert row("a", "m", "p", [(1.05, 1.0)], "<= 1.1").reached
+
+
+def test_both_sides_take_turns():
+    order: list[str] = []
+    timed = compare("a", "m", "p", lambda: order.append("ours"), lambda: order.append("peer"), ">= 1", 3)
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"] and timed.turns == 3
+
+
+def test_the_hook_loop_measures_the_same():
+    bench = Bench("tiny-llava", 2, 1)
+    ranking = bench.ranking("activation", "down")
+    sets = [ranking.top(k) for k in (0, 1, 4)]
+    loop = Hooks(bench.vlm, bench.prompts, bench.answers, LONGEST, 2)
+    ours = bench.evaluator().many([Request(neurons) for neurons in sets])
+    with bench.vlm.prepared():
+        theirs = [loop.measure(neurons) for neurons in sets]
+    assert ties(bench, sets, ours, theirs) <= 1
+    assert ours[0].outcomes[0].answer != ours[2].outcomes[0].answer, "four neurons must harm, or this shows nothing"
+    wrong = bench.evaluator().many([Request(NeuronSet())] * 3)
+    with pytest.raises(AssertionError):
+        ties(bench, sets, wrong, theirs)
