@@ -89,7 +89,8 @@ def scoring(bench: Bench) -> Row:
     def ours() -> None:
         score(vlm.model, bench.language, vlm.batches(bench.prompts, bench.answers, 8))
 
-    bare(), ours()
+    bare()
+    ours()
     name = f"scoring {len(bench.language)} sites, three scorers"
     return compare(name, bench.name, "bare forward and backward", ours, bare, "<= 1.1", bench.turns)
 
@@ -129,7 +130,8 @@ def captum(bench: Bench) -> Row:
         importance = score(vlm.model, sites, vlm.batches(bench.prompts, bench.answers, 1), "can")["can"]
         found["lesion"] = np.concatenate([importance.sums[site.key] for site in sites])
 
-    theirs(), ours()
+    theirs()
+    ours()
     np.testing.assert_allclose(found["lesion"], found["captum"], rtol=1e-3, atol=1e-9)
     return compare("activation times gradient, hidden", bench.name, "captum", ours, theirs, ">= 1", bench.turns)
 
@@ -149,7 +151,8 @@ def one_mask(bench: Bench) -> Row:
         vlm.generate(contexts, LONGEST)
 
     try:
-        masked(), intact()
+        masked()
+        intact()
         return compare("generation with a mask on", bench.name, "without", masked, intact, "<= 1.05", bench.turns)
     finally:
         vlm.eos = eos
