@@ -132,11 +132,9 @@ class Nnsight(Loop):
 
         self._traced: Any = LanguageModel(self.vlm.model, tokenizer=self.vlm.tokenizer)
 
-    def _masked(self, neurons: NeuronSet) -> list[tuple[Any, torch.Tensor]]:
-        sites = neurons.sites
-        if any(site.side == "input" for site in sites):
-            raise NotImplementedError("neurons at a module's input")
-        return [(self._traced.get(s.path), torch.from_numpy(s.channels(neurons.indices(s)))) for s in sites]
+    def _masked(self, neurons: NeuronSet) -> list[tuple[Any, str, torch.Tensor]]:
+        """nnsight's modules, which side of each, and which channels."""
+        return [(self._traced.get(s.path), s.side, torch.from_numpy(s.channels(neurons.indices(s)))) for s in neurons.sites]
 
     def generated(self, inputs: Any, neurons: NeuronSet) -> Any:
         masked, traced = self._masked(neurons), self._traced
@@ -145,8 +143,8 @@ class Nnsight(Loop):
         with traced.generate(**self.options()) as tracer:
             with tracer.invoke(dict(inputs)):
                 for _ in tracer.iter[:]:
-                    for envoy, index in masked:
-                        envoy.output[..., index] = 0
+                    for envoy, side, index in masked:
+                        getattr(envoy, side)[..., index] = 0
             with tracer.invoke():
                 output = traced.generator.output.save()
         return output
@@ -156,8 +154,8 @@ class Nnsight(Loop):
         if not masked:
             return self.vlm.model(**inputs, logits_to_keep=keep, use_cache=False).logits
         with traced.trace(dict(inputs), logits_to_keep=keep, use_cache=False):
-            for envoy, index in masked:
-                envoy.output[..., index] = 0
+            for envoy, side, index in masked:
+                getattr(envoy, side)[..., index] = 0
             output = traced.output.save()
         return output.logits
 

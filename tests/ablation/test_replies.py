@@ -151,6 +151,18 @@ def test_a_layer_that_cannot_be_entered_is_not(monkeypatch):
     assert not replies.spent.skipped
 
 
+@pytest.mark.parametrize("kept", [2**30, 0])
+def test_the_intact_model_is_asked_about_its_references_once(kept, monkeypatch):
+    """Or each time, where there is no room to keep what it said."""
+    vlm = vlm_of("llava")
+    intact, rows = vlm.engine.intact, []
+    monkeypatch.setattr(vlm.engine, "intact", lambda contexts, *a: (rows.append(len(contexts)), intact(contexts, *a))[1])
+    replies = ask(vlm, kept=kept)
+    first = [together(replies, [request]) for request in requests(vlm, 3)]
+    assert sum(rows) == (4 if kept else 12)
+    assert [together(replies, [request]) for request in requests(vlm, 3)] == first
+
+
 def test_unharmed_answers_are_read_and_not_written():
     replies = ask(vlm_of("llava"))
     together(replies, [Request(NeuronSet())])
@@ -193,11 +205,11 @@ def test_what_does_not_fit_in_memory_is_done_in_halves(monkeypatch):
     whole = together(ask(vlm, batch_size=20), asked)
     reply, rows = vlm.engine.reply, []
 
-    def small(contexts, *others):
-        rows.append(len(contexts))
-        if len(contexts) > limit:
+    def small(asked, *others):
+        rows.append(len(asked.contexts))
+        if rows[-1] > limit:
             raise torch.OutOfMemoryError("no room")
-        return reply(contexts, *others)
+        return reply(asked, *others)
 
     monkeypatch.setattr(vlm.engine, "reply", small)
     limit = 3

@@ -11,6 +11,7 @@ from lesion.core.outcome import Likelihood
 from lesion.hooks.intervene import Intervention, Statistics, Zero, mask
 from lesion.models import memory
 from lesion.models.decoding import Reply, chosen
+from lesion.models.engines import Asked
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
 from lesion.models.trunk import Entry, Intact, Part
@@ -216,7 +217,7 @@ class MaskedReplies:
         with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
             if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
-            replies = self.vlm.engine.reply(contexts, references, drafts, self.max_new_tokens, layout, parts, see)
+            replies = self.vlm.engine.reply(Asked(contexts, references, drafts, self.max_new_tokens), layout, parts, see)
         self._count(replies, parts)
         judged = self._judged([(i, reply.ids) for i, reply in zip(samples, replies, strict=True)], known)
         return [self._said(i, reply, judged) for i, reply in zip(samples, replies, strict=True)]
@@ -264,8 +265,9 @@ class MaskedReplies:
         """The intact model on prompts and references; computed once, as far as there is room to keep it."""
         missing = [i for i in samples if i not in self._known]
         new: Mapping[int, Intact] = {}
-        for start in range(0, len(missing), self.batch_size):
-            part = missing[start : start + self.batch_size]
+        # As many rows at a time as masked passes read: what they start from then has the same bits.
+        for start in range(0, len(missing), self._reading):
+            part = missing[start : start + self._reading]
             contexts, references = self._intact_contexts(part), [self.references[i] for i in part]
             with self.vlm.prepared():
                 new = {**new, **dict(zip(part, self.vlm.engine.intact(contexts, references), strict=True))}
@@ -294,10 +296,8 @@ class MaskedReplies:
 
         references, entry = [self.references[i] for i in samples], Entry(layer, [known[i] for i in samples])
         with self.vlm.prepared():
-            replies = self.vlm.engine.reply(
-                self._intact_contexts(samples), references, [()] * len(samples), 1, self._layout(samples),
-                [Part(range(len(samples)), entry)], same,
-            )  # fmt: skip
+            asked = Asked(self._intact_contexts(samples), references, [()] * len(samples), 1)
+            replies = self.vlm.engine.reply(asked, self._layout(samples), [Part(range(len(samples)), entry)], same)
         return all(reply.seen for reply in replies)
 
     def _judged(self, said: Sequence[Judged], known: Mapping[int, Intact]) -> dict[Judged, Likelihood]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesion.core.errors import ModelError
 from lesion.models.decoding import Reply, Speech, chosen
-from lesion.models.engines import See, plain_generation
+from lesion.models.engines import Asked, See, plain_generation, reply_plainly
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
@@ -80,28 +80,19 @@ class EmbedsEngine:
         # The last position predicts what comes after the answer.
         return [row[keep - 1 - len(a.ids) : keep - 1].float().log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
 
-    def reply(
-        self,
-        contexts: Sequence[Any],
-        references: Sequence[Answer],
-        drafts: Sequence[tuple[int, ...]],
-        max_new_tokens: int,
-        layout: TokenLayout,
-        parts: Sequence[Part],
-        see: See,
-    ) -> list[Reply]:
+    def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
         import torch
 
         if not self.layers:
-            return self._reply_plainly(contexts, references, max_new_tokens, layout, see)
-        speeches = [Speech(max_new_tokens, self._handle.eos, draft) for draft in drafts]
+            return reply_plainly(self, self._handle, asked, layout, see)
+        speeches = [Speech(asked.max_new_tokens, self._handle.eos, draft) for draft in asked.drafts]
         seen: list[Any] = []
         waiting: list[tuple[list[int], Rows]] = []
         with torch.inference_mode():
             for part in parts:
-                layout.read(part.rows, [len(references[row].ids) for row in part.rows])
-                answers = [references[row] for row in part.rows]
-                rows, logits = self._prefill([contexts[row] for row in part.rows], answers, part.entry)
+                contexts, answers = ([of[row] for row in part.rows] for of in (asked.contexts, asked.references))
+                layout.read(part.rows, [len(a.ids) for a in answers])
+                rows, logits = self._prefill(contexts, answers, part.entry)
                 back = {}
                 for row, answer, own_logits in zip(part.rows, answers, logits, strict=True):
                     values, tokens, own = self._greedy(own_logits[len(own_logits) - 1 - len(answer.ids) :])
@@ -168,21 +159,6 @@ class EmbedsEngine:
         usable = logits if image is None else logits.index_fill(-1, torch.tensor([image], device=logits.device), -torch.inf)
         tokens, values = usable.argmax(-1), logits.log_softmax(-1)
         return values, tokens.tolist(), values.gather(-1, tokens[:, None])[:, 0].tolist()
-
-    def _reply_plainly(
-        self, contexts: Sequence[Any], references: Sequence[Answer], max_new_tokens: int, layout: TokenLayout, see: See
-    ) -> list[Reply]:
-        every = range(len(contexts))
-        layout.read(every, [0] * len(contexts))
-        answers = [self._handle.answer(ids) for ids in self.generate(contexts, max_new_tokens)]
-        layout.read(every, [len(a.ids) for a in references])
-        on_references = self.answer_log_probs(contexts, references)
-        layout.read(every, [len(a.ids) for a in answers])
-        on_answers = self.answer_log_probs(contexts, answers)
-        return [
-            Reply(see(row, known), a.ids, tuple(chosen(own, a.ids)), 0, len(a.ids))
-            for row, (known, own, a) in enumerate(zip(on_references, on_answers, answers, strict=True))
-        ]
 
     def _prefill(
         self, contexts: Sequence[Any], references: Sequence[Answer], entry: Entry | None = None

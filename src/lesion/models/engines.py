@@ -9,10 +9,11 @@ that an experiment that masks the language model alone runs the vision part once
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lesion.models.decoding import Reply
+from lesion.models.decoding import Reply, chosen
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
 
 See = Callable[[int, "torch.Tensor"], Any]
 """Given a row's number and a distribution a token, ``[tokens, vocabulary]``."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked in the rows of a batch.
+
+    Attributes:
+        contexts: One a row.
+        references: Answers whose likelihood is wanted.
+        drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
+        max_new_tokens: Longest answer.
+    """
+
+    contexts: Sequence[Any]
+    references: Sequence[Answer]
+    drafts: Sequence[tuple[int, ...]]
+    max_new_tokens: int
 
 
 class Engine(Protocol):
@@ -46,23 +64,11 @@ class Engine(Protocol):
         """For each row, float32 ``[answer tokens, vocabulary]``: the distribution from which each token was taken."""
         ...
 
-    def reply(
-        self,
-        contexts: Sequence[Any],
-        references: Sequence[Answer],
-        drafts: Sequence[tuple[int, ...]],
-        max_new_tokens: int,
-        layout: TokenLayout,
-        parts: Sequence[Part],
-        see: See,
-    ) -> list[Reply]:
+    def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
         """What the model makes of the reference answers, and its own greedy ones.
 
         Args:
-            contexts: One a row.
-            references: Answers whose likelihood is wanted.
-            drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
-            max_new_tokens: Longest answer.
+            asked: A row each.
             layout: Expects these rows; it is told what each pass is over.
             parts: Which rows read prompts and references together; all of them then write together.
             see: Called with a row's number and its log-probabilities before each token of the reference, float32
@@ -85,6 +91,20 @@ class Engine(Protocol):
             answers: The others.
         """
         ...
+
+
+def reply_plainly(engine: Engine, handle: ModelHandle, asked: Asked, layout: TokenLayout, see: See) -> list[Reply]:
+    """:meth:`Engine.reply` for any engine: generates, then goes through references and answers in passes of their own."""
+    rows, contexts = range(len(asked.contexts)), asked.contexts
+
+    def log_probs(answers: Sequence[Answer]) -> list[torch.Tensor]:
+        layout.read(rows, [len(a.ids) if engine.one_pass else 0 for a in answers])
+        return engine.answer_log_probs(contexts, answers)
+
+    layout.read(rows, [0] * len(rows))
+    answers = [handle.answer(ids) for ids in engine.generate(contexts, asked.max_new_tokens)]
+    every = zip(rows, log_probs(asked.references), answers, log_probs(answers), strict=True)
+    return [Reply(see(row, known), a.ids, tuple(chosen(own, a.ids)), 0, len(a.ids)) for row, known, a, own in every]
 
 
 def plain_generation(handle: ModelHandle, max_new_tokens: int) -> Any:

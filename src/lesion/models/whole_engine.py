@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lesion.models.decoding import Reply, chosen
-from lesion.models.engines import See, plain_generation
+from lesion.models.engines import Asked, See, plain_generation, reply_plainly
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
@@ -50,25 +50,8 @@ class WholeEngine:
         logits = torch.stack(output.logits, dim=1).float()
         return [row[: len(a.ids)].log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
 
-    def reply(
-        self,
-        contexts: Sequence[Any],
-        references: Sequence[Answer],
-        drafts: Sequence[tuple[int, ...]],
-        max_new_tokens: int,
-        layout: TokenLayout,
-        parts: Sequence[Part],
-        see: See,
-    ) -> list[Reply]:
-        """Generates answers, and goes through them and the references token by token; drafts are of no use to it."""
-        answers = [self._handle.answer(ids) for ids in self.generate(contexts, max_new_tokens)]
-        own = [chosen(p, a.ids) for p, a in zip(self.answer_log_probs(contexts, answers), answers, strict=True)]
-        return [
-            Reply(see(row, of_reference), answer.ids, tuple(of_answer), 0, len(answer.ids))
-            for row, (of_reference, answer, of_answer) in enumerate(
-                zip(self.answer_log_probs(contexts, references), answers, own, strict=True)
-            )
-        ]
+    def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
+        return reply_plainly(self, self._handle, asked, layout, see)
 
     def intact(self, contexts: Sequence[Any], references: Sequence[Answer]) -> list[Intact]:
         return [Intact(log_probs) for log_probs in self.answer_log_probs(contexts, references)]
