@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--suite cpu|quick]``: runs the cases, prints a table, writes ``benchmarks/results.json``."""
+"""``python -m benchmarks [--suite cpu|quick] [--only NAME]``: runs the cases, prints a table, writes ``benchmarks/results.json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from benchmarks.timing import Row
@@ -15,33 +16,47 @@ HERE = Path(__file__).parent
 SUITES = ("cpu", "quick")
 
 
-def cases(suite: str, turns: int) -> Iterator[Row]:
-    """The rows of a suite; packages that are not installed are said and left out."""
+def cases(suite: str, turns: int, layers: list[int] | None = None) -> dict[str, Callable[[], Row]]:
+    """What a suite compares, by name.
+
+    Args:
+        suite: One of :data:`SUITES`.
+        turns: How often each side is timed.
+        layers: For single neurons; default: every third, and of the upper third every third.
+    """
     from benchmarks.cases import Bench, captum, curve, one_mask, scoring, singles
     from benchmarks.peers import Hooks, Nnsight
 
     name = "tiny-llava" if suite == "quick" else "smollm2"
-    bench = Bench(name, 16, turns)
-    yield scoring(Bench(name, 8, turns))
-    yield one_mask(Bench(name, 8, turns))
-    if there("captum"):
-        yield captum(Bench(name, 4, turns))
-    for scorer in ("activation", "can"):
-        yield curve(bench, scorer, "down", Hooks, ">= 3")
-    if there("nnsight") and bench.vlm.structure.vision is None:
-        yield curve(bench, "activation", "down", Nnsight, ">= 4")
-    count = len(bench.vlm.engine.layers)
-    few = Bench(name, 4, turns)
-    yield singles(few, range(0, count, max(1, count // 10)), 16, ">= 3", "every third layer" if count > 10 else "every layer")
-    yield singles(few, range(count - count // 3, count, max(1, count // 10)), 16, ">= 6", "the upper third's layers")
+
+    @cache
+    def bench(count: int) -> Bench:
+        return Bench(name, count, turns)
+
+    def some(upper: bool) -> Row:
+        count = len(bench(4).vlm.engine.layers)
+        chosen = layers or list(range(count - count // 3 if upper else 0, count, max(1, count // 10)))
+        about = f"layers {', '.join(map(str, chosen))}"
+        return singles(bench(4), chosen, 16, ">= 6" if upper else ">= 3", about)
+
+    return {
+        "scoring": lambda: scoring(bench(8)),
+        "mask": lambda: one_mask(bench(8)),
+        "captum": lambda: captum(bench(4)),
+        "curve-activation": lambda: curve(bench(16), "activation", "down", Hooks, ">= 3"),
+        "curve-can": lambda: curve(bench(16), "can", "down", Hooks, ">= 3"),
+        "nnsight": lambda: curve(bench(16), "activation", "down", Nnsight, ">= 4"),
+        "singles": lambda: some(upper=False),
+        "singles-upper": lambda: some(upper=True),
+    }
 
 
-def there(package: str) -> bool:
-    """Whether a peer is installed."""
-    if importlib.util.find_spec(package) is None:
-        print(f"{package} is not installed: its rows are left out (pip install 'lesion[bench]')", file=sys.stderr)
-        return False
-    return True
+def there(name: str) -> bool:
+    """Whether the package is installed after which a case is named, if it is named after one."""
+    if name not in ("captum", "nnsight") or importlib.util.find_spec(name) is not None:
+        return True
+    print(f"{name} is not installed: its row is left out (pip install 'lesion[bench]')", file=sys.stderr)
+    return False
 
 
 def line(row: Row) -> str:
@@ -60,11 +75,19 @@ def main() -> None:
     parser.add_argument("--suite", choices=SUITES, default="cpu")
     parser.add_argument("--turns", type=int, default=5, help="how often each side is timed")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--only", action="append", metavar="NAME", help=f"again for more: {', '.join(cases('cpu', 1))}")
+    parser.add_argument("--layers", help="of single neurons, such as 3,15")
     options = parser.parse_args()
+    layers = [int(layer) for layer in options.layers.split(",")] if options.layers else None
+    found = cases(options.suite, options.turns, layers)
+    chosen = options.only or [name for name in found if there(name)]
+    if unknown := set(chosen) - set(found):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(found)}")
     print("| what | model | peer | lesion, s | peer, s | ratio | of single turns | goal | reached |")
     print("|---|---|---|---|---|---|---|---|---|")
     rows = []
-    for row in cases(options.suite, options.turns):
+    for name in chosen:
+        row = found[name]()
         rows.append(row.as_dict())
         print(line(row), flush=True)
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
