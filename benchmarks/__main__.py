@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--suite cpu|quick] [--only NAME]``: runs the cases, prints a table, writes ``benchmarks/results.json``."""
+"""``python -m benchmarks``: runs the cases of a suite, prints a table and writes ``benchmarks/results.json``."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from lesion.ablation.replies import MaskedReplies, Request, Said
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.outcome import Likelihood
 from lesion.hooks.intervene import ClassMean, Constant, Scale, Zero, mask
+from lesion.models import beginnings
+from lesion.models.beginnings import Beginning
 from lesion.models.decoding import chosen
 from lesion.models.layout import TokenLayout
 from lesion.models.trunk import Intact
@@ -22,11 +24,12 @@ LONGEST = 12
 
 
 PROMPTS = ("What do you see ?", "a big red car is at the top .", "is there a dog ?", "What is it ?")
+AT_SOME = [Constant(number=3.0, positions=positions) for positions in ("first", "generated")]
 SAMPLES = [picture(i, size) for i, size in enumerate([(48, 32), (26, 50), (40, 40), (32, 32)])]
 
 
-def ask(vlm, batch_size=4, kept=2**30, statistics=None, references=None) -> MaskedReplies:
-    prompts = [vlm.prompt(sample, prompt) for sample, prompt in zip(SAMPLES, PROMPTS, strict=True)]
+def ask(vlm, batch_size=4, kept=2**30, statistics=None, references=None, samples=SAMPLES) -> MaskedReplies:
+    prompts = [vlm.prompt(sample, prompt) for sample, prompt in zip(samples, PROMPTS, strict=True)]
     intact = vlm.generate(vlm.embed(prompts), LONGEST)
     return MaskedReplies(vlm, prompts, intact, references or intact, LONGEST, batch_size, statistics or {}, kept)
 
@@ -108,9 +111,6 @@ def test_any_grouping_gives_the_same(seed, batch_size, cut, kept):
         same(a, b)
 
 
-AT_SOME = [Constant(number=3.0, positions=positions) for positions in ("first", "generated")]
-
-
 @pytest.mark.parametrize("intervention", [Zero(), *AT_SOME])
 def test_every_layer_can_be_entered(intervention):
     vlm = vlm_of("llava")
@@ -123,16 +123,53 @@ def test_every_layer_can_be_entered(intervention):
             same(said, plainly(replies, request))
 
 
-def test_what_the_layers_below_gave_is_taken_bit_for_bit():
+@pytest.fixture
+def begun(monkeypatch):
+    """How many tokens were read once for several rows, a part each."""
+    found, of = [], Beginning.of
+    monkeypatch.setattr(beginnings, "_WORTH", 1)
+    monkeypatch.setattr(Beginning, "of", lambda *args: (begin := of(*args), found.append(begin.tokens))[0])
+    return found
+
+
+@pytest.mark.parametrize("family", ["llava", "llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("batch_size", [3, 12])
+def test_a_beginning_that_prompts_share_is_read_once_a_mask(family, batch_size, begun):
+    """Here one image and the words before the question."""
+    vlm = vlm_of(family)
+    rng = np.random.default_rng(0)
+    means = {"class-mean": {s.key: rng.normal(size=(3, s.width)) * 3 for s in vlm.sites.select("language")}}
+    for layer, intervention in enumerate([Scale(factor=-4.0), ClassMean(), *AT_SOME]):
+        replies = ask(vlm, batch_size, statistics=means, samples=SAMPLES[:1] * 4)
+        asked = requests(vlm, 4, intervention=intervention, first_layer=layer % len(vlm.engine.layers or [0]))
+        for request, said in zip(asked, together(replies, asked), strict=True):
+            same(said, plainly(replies, request))
+    # Layers with a window are not read in parts.
+    assert any(begun) == bool(vlm.engine.layers)
+
+
+def test_one_token_of_each_prompt_is_left():
+    """Its logits are those before the answer."""
+    prompt = torch.arange(400.0).view(200, 2)
+    assert Beginning.of([prompt, prompt], [0, 0]) == Beginning(199, [0], [0, 0])
+    assert Beginning.of([prompt, prompt[:150]], [0, 0]) == Beginning(149, [0], [0, 0])
+    assert Beginning.of([prompt, prompt + 1], [0, 0]).tokens == 0
+    other = torch.cat([prompt[:160], prompt[160:] + 1])
+    assert Beginning.of([prompt, prompt + 1, other, prompt + 1], [7, 8, 7, 8]) == Beginning(160, [0, 1], [0, 1, 0, 1])
+    assert Beginning.of([prompt, prompt + 1], [7, 8]).tokens == 0, "nothing is saved"
+
+
+def test_what_the_layers_below_gave_is_taken_bit_for_bit(begun):
     """With the same rows in a batch, starting at a layer changes no bit of the passes over prompts and references."""
     vlm = vlm_of("llava")
-    entering, whole = ask(vlm), ask(vlm)
+    same_image = SAMPLES[:1] * 4
+    entering, whole = ask(vlm, samples=same_image), ask(vlm, samples=same_image)
     whole._first_layer = lambda request: 0
     last = len(vlm.engine.layers) - 1
     for request in requests(vlm, 4, first_layer=last):
         for a, b in zip(together(entering, [request])[0], together(whole, [request])[0], strict=True):
             assert a == b
-    assert entering.spent.skipped and not whole.spent.skipped
+    assert entering.spent.skipped and not whole.spent.skipped and any(begun)
 
 
 def test_a_layer_that_cannot_be_entered_is_not(monkeypatch):

@@ -217,7 +217,8 @@ class MaskedReplies:
         with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
             if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
-            replies = self.vlm.engine.reply(Asked(contexts, references, drafts, self.max_new_tokens), layout, parts, see)
+            asked = Asked(contexts, references, drafts, self.max_new_tokens, [c.place for c in cells])
+            replies = self.vlm.engine.reply(asked, layout, parts, see)
         self._count(replies, parts)
         judged = self._judged([(i, reply.ids) for i, reply in zip(samples, replies, strict=True)], known)
         return [self._said(i, reply, judged) for i, reply in zip(samples, replies, strict=True)]
@@ -296,7 +297,7 @@ class MaskedReplies:
 
         references, entry = [self.references[i] for i in samples], Entry(layer, [known[i] for i in samples])
         with self.vlm.prepared():
-            asked = Asked(self._intact_contexts(samples), references, [()] * len(samples), 1)
+            asked = Asked(self._intact_contexts(samples), references, [()] * len(samples), 1, [0] * len(samples))
             replies = self.vlm.engine.reply(asked, self._layout(samples), [Part(range(len(samples)), entry)], same)
         return all(reply.seen for reply in replies)
 

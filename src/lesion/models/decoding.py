@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+
 @dataclass(frozen=True)
 class Reply:
     """What a model, masked or not, says to one prompt, and what it thinks of a given answer.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lesion.core.errors import ModelError
+from lesion.models.beginnings import Beginning
 from lesion.models.decoding import Reply, Speech, chosen
 from lesion.models.engines import Asked, See, plain_generation, reply_plainly
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
 from lesion.models.rows import KeyValues, Rows
-from lesion.models.trunk import DecoderLayers, Entry, Intact, Part
+from lesion.models.trunk import DecoderLayers, Intact, Part
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class EmbedsEngine:
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         import torch
 
-        joined, mask = self._forced(contexts, answers)
+        joined, mask = _left_pad(self._forced(contexts, answers))
         keep = max(len(a.ids) for a in answers) + 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
@@ -90,9 +90,10 @@ class EmbedsEngine:
         waiting: list[tuple[list[int], Rows]] = []
         with torch.inference_mode():
             for part in parts:
-                contexts, answers = ([of[row] for row in part.rows] for of in (asked.contexts, asked.references))
-                layout.read(part.rows, [len(a.ids) for a in answers])
-                rows, logits = self._prefill(contexts, answers, part.entry)
+                mine = [(asked.contexts[row], asked.references[row], asked.masks[row]) for row in part.rows]
+                contexts, answers, masks = zip(*mine, strict=True)
+                begin = Beginning.of(contexts, masks)
+                rows, logits = self._prefill(contexts, answers, begin, layout, part)
                 back = {}
                 for row, answer, own_logits in zip(part.rows, answers, logits, strict=True):
                     values, tokens, own = self._greedy(own_logits[len(own_logits) - 1 - len(answer.ids) :])
@@ -100,9 +101,6 @@ class EmbedsEngine:
                     back[row] = len(answer.ids) - speeches[row].read(answer.ids, tokens, own)
                 if left := [row for row in part.rows if not speeches[row].done]:
                     rows.only([row - part.rows.start for row in left])
-                    if part.entry is not None:
-                        known = [part.entry.rows[row - part.rows.start].key_values for row in left]
-                        rows.put(known, range(part.entry.layer))
                     rows.take_back([back[row] for row in left])
                     waiting.append((left, rows))
             active = [row for left, _ in waiting for row in left]
@@ -161,40 +159,53 @@ class EmbedsEngine:
         return values, tokens.tolist(), values.gather(-1, tokens[:, None])[:, 0].tolist()
 
     def _prefill(
-        self, contexts: Sequence[Any], references: Sequence[Answer], entry: Entry | None = None
+        self, contexts: Sequence[Any], references: Sequence[Answer], begin: Beginning, layout: TokenLayout, part: Part
     ) -> tuple[Rows, torch.Tensor]:
         """Reads prompts and references: the rows, and the logits from the last token of the prompt on."""
-        joined, mask = self._forced(contexts, references)
-        rows = Rows(self._generator, len(contexts), self._handle.device)
-        layers, entering = self.layers, nullcontext()
-        if entry is not None:
-            residual, _ = _left_pad([intact.residual[entry.layer] for intact in entry.rows])
-            entering = layers.entered(entry.layer, residual)
-        with entering:
-            return rows, rows.feed(joined, mask, max(len(a.ids) for a in references) + 1)
+        forced, every = self._forced(contexts, references), range(len(contexts))
 
-    def _forced(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of prompts with answers after them, and their attention mask."""
+        def read(rows: Rows, places: Sequence[int], tokens: slice, keep: int) -> torch.Tensor:
+            joined, mask = _left_pad([forced[p][tokens] for p in places])
+            if part.entry is None:
+                return rows.feed(joined, mask, keep)
+            residual, _ = _left_pad([part.entry.residual(p, tokens) for p in places])
+            with self.layers.entered(part.entry.layer, residual):
+                logits = rows.feed(joined, mask, keep)
+            rows.put([part.entry.skipped(p, tokens) for p in places], range(part.entry.layer))
+            return logits
+
+        rows = Rows(self._generator, len(begin.readers) if begin.tokens else len(contexts), self._handle.device)
+        if begin.tokens:
+            layout.read([part.rows[p] for p in begin.readers], [0] * len(begin.readers), end=begin.tokens)
+            read(rows, begin.readers, slice(begin.tokens), 1)
+            rows.only(begin.reader)
+        layout.read(part.rows, [len(a.ids) for a in references], begin=begin.tokens)
+        return rows, read(rows, every, slice(begin.tokens, None), max(len(a.ids) for a in references) + 1)
+
+    def _forced(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
+        """Embeddings of prompts with answers after them, ``[tokens, width]`` each."""
         import torch
 
         table, rows = self._handle.model.get_input_embeddings(), []
         for prompt, answer in zip(contexts, answers, strict=True):
             spoken = table(torch.tensor(answer.ids, dtype=torch.long, device=self._handle.device))
             rows.append(torch.cat([prompt, spoken.to(prompt)]))
-        return _left_pad(rows)
+        return rows
 
     def intact(self, contexts: Sequence[Any], references: Sequence[Answer]) -> list[Intact]:
         import torch
 
         if not self.layers:
             return [Intact(log_probs) for log_probs in self.answer_log_probs(contexts, references)]
+        every = range(len(contexts))
+        begin = Beginning.of(contexts, [0] * len(contexts))
         with torch.inference_mode(), self.layers.watched() as seen:
-            rows, logits = self._prefill(contexts, references)
+            rows, logits = self._prefill(contexts, references, begin, TokenLayout(), Part(every))
         found = []
         for row, (context, answer) in enumerate(zip(contexts, references, strict=True)):
-            tokens = len(context) + len(answer.ids)
+            rest = len(context) + len(answer.ids) - begin.tokens
             on_answer = logits[row, logits.shape[1] - 1 - len(answer.ids) : -1].float().log_softmax(-1)
-            residual = [seen[layer][row, -tokens:].clone() for layer in range(len(self.layers))]
+            residual = [torch.cat([*(x[0] for x in first), last[row, -rest:]]) for *first, last in seen.values()]
             found.append(Intact(on_answer, residual, rows.key_values(row, len(self.layers))))
         return found
 
@@ -207,9 +218,7 @@ class EmbedsEngine:
         if not all(known.key_values for known in intact):
             return [chosen(p, a.ids) for p, a in zip(self.answer_log_probs(contexts, answers), answers, strict=True)]
         same = [_shared(a.ids, r.ids) for a, r in zip(answers, references, strict=True)]
-        values = [
-            chosen(known.log_probs[: n + 1], a.ids[: n + 1]) for n, known, a in zip(same, intact, answers, strict=True)
-        ]
+        values = [chosen(known.log_probs[: n + 1], a.ids[: n + 1]) for n, known, a in zip(same, intact, answers, strict=True)]
         fed = [a.ids[n:-1] for n, a in zip(same, answers, strict=True)]
         if any(fed):
             rows = Rows(self._generator, len(answers), self._handle.device)

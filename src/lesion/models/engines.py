@@ -36,12 +36,14 @@ class Asked:
         references: Answers whose likelihood is wanted.
         drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
         max_new_tokens: Longest answer.
+        masks: For each row, a number that all rows masked alike have in common.
     """
 
     contexts: Sequence[Any]
     references: Sequence[Answer]
     drafts: Sequence[tuple[int, ...]]
     max_new_tokens: int
+    masks: Sequence[int]
 
 
 class Engine(Protocol):

@@ -160,9 +160,7 @@ def attach(module: nn.Module, expert: int, role: Role, act: ExpertHook) -> Handl
     return Handle(module, (expert, role), act)
 
 
-def _forward(
-    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-) -> torch.Tensor:
+def _forward(self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
     """What an experts module computes; the arguments are those of its own ``forward``.
 
     Args:

@@ -20,6 +20,8 @@ class TokenLayout:
         self._answers: list[int] = []
         self.rows: list[int] = []
         """The expected rows that the pass is over, by their numbers."""
+        self._begin: int = 0
+        self._end: int | None = None
         self._speaking = False
 
     def expect(self, prompts: Sequence[torch.Tensor], answers: Sequence[int] | None = None) -> None:
@@ -32,9 +34,17 @@ class TokenLayout:
         self._prompts = list(prompts)
         self.read(range(len(prompts)), [0] * len(prompts) if answers is None else answers)
 
-    def read(self, rows: Sequence[int], answers: Sequence[int]) -> None:
-        """The next passes are over the prompts of some of the expected rows, each with so many tokens of an answer after it."""
+    def read(self, rows: Sequence[int], answers: Sequence[int], begin: int = 0, end: int | None = None) -> None:
+        """The next passes are over prompts.
+
+        Args:
+            rows: Some of the expected rows.
+            answers: For each of them, how many tokens of an answer come after the prompt.
+            begin: The first token of the prompts that is read.
+            end: The token before which reading stops; None to read all.
+        """
         self.rows, self._answers, self._speaking = list(rows), list(answers), False
+        self._begin, self._end = begin, end
 
     def speak(self, rows: Sequence[int]) -> None:
         """The next passes are over tokens of answers alone, of some of the expected rows."""
@@ -54,8 +64,9 @@ class TokenLayout:
         rows = len(self.rows)
         tokens = shape[1] if len(shape) == 2 else shape[0] // max(rows, 1)
         classes = torch.full((rows, tokens), GENERATED)
-        if tokens != 1 and not self._speaking:
-            read = [(self._prompts[row], answer) for row, answer in zip(self.rows, self._answers, strict=True)]
+        if not self._speaking and (tokens != 1 or self._end is not None):
+            part = slice(self._begin, self._end)
+            read = [(self._prompts[row][part], answer) for row, answer in zip(self.rows, self._answers, strict=True)]
             longest = max((len(prompt) + answer for prompt, answer in read), default=0)
             if shape not in ((rows, longest), (rows * longest,)):
                 raise NeuronSetError(f"expected the activation of {rows} rows of {longest} tokens; found {shape}")

@@ -247,9 +247,7 @@ def _attempt(name: str, part: str, call: Any) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
         package = _missing_package(str(error))
         if package is not None:
-            raise ModelError(
-                f"the {part} of {name!r} needs {package}, which is not installed; pip install {package}"
-            ) from None
+            raise ModelError(f"the {part} of {name!r} needs {package}, which is not installed; pip install {package}") from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"the {part} of {name!r} cannot be loaded: {lines[0] if lines else type(error).__name__}") from None
 

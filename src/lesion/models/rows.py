@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lesion.models.kv_cache import roomy_cache
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,9 +27,8 @@ class Rows:
 
     def __init__(self, generator: Any, count: int, device: torch.device) -> None:
         import torch
-        from transformers import DynamicCache
 
-        self._generator, self._cache = generator, DynamicCache()
+        self._generator, self._cache = generator, roomy_cache()
         self._seen = torch.zeros(count, 0, dtype=torch.long, device=device)
         self._next = torch.zeros(count, dtype=torch.long, device=device)
 
@@ -51,7 +52,7 @@ class Rows:
             )
             whole._cache.update(keys, values, layer)
             for part in parts:
-                part._cache.layers[layer].keys = part._cache.layers[layer].values = None  # pyright: ignore
+                part._cache.layers[layer] = None  # its memory is needed
         return whole
 
     def _entries(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +97,7 @@ class Rows:
             self._seen = self._seen[:, : len(seen) - unused]
 
     def only(self, rows: Sequence[int]) -> None:
-        """Drops all rows but these, by their place among those that are left."""
+        """Goes on with these rows, by their places; with one that is named twice in two copies."""
         import torch
 
         chosen = torch.tensor(list(rows), device=self._seen.device)
@@ -110,24 +111,23 @@ class Rows:
         return [(keys[row][:, own], values[row][:, own]) for keys, values in map(self._entries, range(layers))]
 
     def put(self, parts: Sequence[KeyValues], layers: range) -> None:
-        """Entries for some layers that were skipped when the rows read their first tokens, or for all before they read any.
+        """Entries for layers that were skipped when the rows last read, or for all layers before the rows read anything.
 
         Args:
-            parts: For each row, entries for all its tokens, in every layer.
+            parts: For each row, entries for the tokens it read then, in every layer.
             layers: Which of the layers get them.
         """
         import torch
 
-        lengths = torch.tensor([entries[0][0].shape[1] for entries in parts], device=self._seen.device)
         if not self._seen.shape[1]:
-            longest = int(lengths.max())
-            places = torch.arange(longest, device=lengths.device)
-            self._seen = (places >= (longest - lengths)[:, None]).long()
+            lengths = torch.tensor([entries[0][0].shape[1] for entries in parts], device=self._seen.device)
+            places = torch.arange(int(lengths.max()), device=lengths.device)
+            self._seen = (places >= (len(places) - lengths)[:, None]).long()
             self._next = lengths
-        longest = self._seen.shape[1]
         for layer in layers:
+            missing = self._seen.shape[1] - self._cache.get_seq_length(layer)
             keys, values = (
-                torch.stack([torch.nn.functional.pad(of, (0, 0, longest - of.shape[1], 0)) for of in row])
+                torch.stack([torch.nn.functional.pad(of, (0, 0, missing - of.shape[1], 0)) for of in row])
                 for row in zip(*(entries[layer] for entries in parts), strict=True)
             )
             self._cache.update(keys, values, layer)

@@ -54,6 +54,14 @@ class Entry:
     layer: int
     rows: Sequence[Intact]
 
+    def residual(self, row: int, tokens: slice) -> torch.Tensor:
+        """What the layer is called with, ``[tokens, width]``."""
+        return self.rows[row].residual[self.layer][tokens]
+
+    def skipped(self, row: int, tokens: slice) -> KeyValues:
+        """Keys and values of the layers that are not run."""
+        return [(keys[:, tokens], values[:, tokens]) for keys, values in self.rows[row].key_values[: self.layer]]
+
 
 @dataclass(frozen=True)
 class Part:
@@ -93,13 +101,13 @@ class DecoderLayers:
         return len(self._modules)
 
     @contextmanager
-    def watched(self) -> Iterator[dict[int, torch.Tensor]]:
-        """What each layer is called with in the next pass, ``[rows, tokens, width]``."""
-        seen: dict[int, torch.Tensor] = {}
+    def watched(self) -> Iterator[dict[int, list[torch.Tensor]]]:
+        """What each layer is called with in the next passes, ``[rows, tokens, width]`` each."""
+        seen: dict[int, list[torch.Tensor]] = {i: [] for i in range(len(self))}
 
         def watch(number: int) -> Any:
             def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-                seen[number] = args[0] if args else kwargs["hidden_states"]
+                seen[number].append(args[0] if args else kwargs["hidden_states"])
 
             return before
 

@@ -48,7 +48,8 @@ def backward(
     scale = FP16_LOSS_SCALE if getattr(model, "dtype", None) == torch.float16 else 1.0
 
     def arrived(site: Site, activations: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        see(site, [(a.float(), g.float() / scale) for a, g in zip(activations, gradients, strict=True)])
+        pairs = ((a.float(), g.float()) for a, g in zip(activations, gradients, strict=True))
+        see(site, [(a, g / scale if scale != 1 else g) for a, g in pairs])
 
     # Hooks of one module run in the order in which they were attached.
     with before or nullcontext(), capture_gradients(model, sites, arrived), after or nullcontext(), torch.enable_grad():

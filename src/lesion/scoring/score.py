@@ -267,13 +267,16 @@ class _Sums:
 
         shaped = [(self._by_sample(batch, site, a), self._by_sample(batch, site, b)) for a, b in pairs]
         a, other = shaped[0] if len(shaped) == 1 else (torch.cat([pair[i] for pair in shaped], dim=1) for i in (0, 1))
+        counted: dict[str, torch.Tensor] = {}  # [rows, tokens]
         for name in self.names:
             scorer = SCORERS[name]
             if self._passes[name] != needs or scorer.reduce is None:
                 continue
             positions = scorer.positions or self.options.positions
-            tokens = torch.cat([batch.tokens(site, x.shape[1], positions) for x, _ in shaped], dim=1)  # [rows, tokens]
-            value = scorer.reduce(a, other, tokens.to(a.device), self.options)  # [rows, channels]
+            if positions not in counted:
+                tokens = torch.cat([batch.tokens(site, x.shape[1], positions) for x, _ in shaped], dim=1)
+                counted[positions] = tokens.to(a.device)
+            value = scorer.reduce(a, other, counted[positions], self.options)  # [rows, channels]
             if scorer.by_weight:
                 value = value * self._norm(site).to(value.device)
             if scorer.ranks and site.group > 1:

@@ -24,7 +24,8 @@ OWN_FILES = (integrated_gradients, output_share, relp)
 def _can(a: torch.Tensor, g: torch.Tensor, tokens: torch.Tensor, options: ScoreOptions) -> torch.Tensor:
     """Consistently Activated Neurons: mean |gradient|^alpha * |activation| (arXiv 2512.00918)."""
     # 0 to the power 0 is 1, so that alpha = 0 is activation alone even where no gradient arrives.
-    return aggregate(g.abs().pow(options.alpha) * a.abs(), tokens, options.aggregate)
+    size = (g * a).abs_() if options.alpha == 1 else g.abs().pow_(options.alpha).mul_(a.abs())
+    return aggregate(size, tokens, options.aggregate)
 
 
 @register("activation", "aggregate", "positions", needs="forward")
