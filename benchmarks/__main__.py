@@ -25,7 +25,9 @@ def cases(suite: str, turns: int, layers: list[int] | None = None) -> dict[str, 
         layers: For single neurons; default: every third, and of the upper third every third.
     """
     from benchmarks.cases import Bench, captum, curve, one_mask, scoring, singles
+    from benchmarks.memory import growth, memory
     from benchmarks.peers import Hooks, Nnsight
+    from benchmarks.searching import searching
 
     name = "tiny-llava" if suite == "quick" else "smollm2"
 
@@ -46,6 +48,10 @@ def cases(suite: str, turns: int, layers: list[int] | None = None) -> dict[str, 
         "curve-activation": lambda: curve(bench(16), "activation", "down", Hooks, ">= 3"),
         "curve-can": lambda: curve(bench(16), "can", "down", Hooks, ">= 3"),
         "nnsight": lambda: curve(bench(16), "activation", "down", Nnsight, ">= 4"),
+        "memory": lambda: memory(bench(8), "scoring", "bare forward and backward", "<= 1.1"),
+        "memory-growth": lambda: growth(bench(8), 8),
+        "memory-captum": lambda: memory(bench(8), "captum", "captum", "<= 0.5"),
+        "search": lambda: searching(bench(4), "down"),
         "singles": lambda: some(upper=False),
         "singles-upper": lambda: some(upper=True),
     }
@@ -53,6 +59,7 @@ def cases(suite: str, turns: int, layers: list[int] | None = None) -> dict[str, 
 
 def there(name: str) -> bool:
     """Whether the package is installed after which a case is named, if it is named after one."""
+    name = name.rpartition("-")[2]
     if name not in ("captum", "nnsight") or importlib.util.find_spec(name) is not None:
         return True
     print(f"{name} is not installed: its row is left out (pip install 'lesion[bench]')", file=sys.stderr)
@@ -64,8 +71,8 @@ def line(row: Row) -> str:
     low, high = row.spread
     reached = "yes" if row.reached else "no"
     return (
-        f"| {row.name} | {row.model} | {row.peer_name} | {row.ours:.2f} | {row.peer:.2f} | {row.ratio:.2f} | "
-        f"{low:.2f} to {high:.2f} | {row.goal} | {reached} |"
+        f"| {row.name} | {row.model} | {row.peer_name} | {row.ours:.4g} {row.unit} | {row.peer:.4g} {row.unit} | "
+        f"{row.ratio:.2f} | {low:.2f} to {high:.2f} | {row.goal} | {reached} |"
     )
 
 
@@ -83,7 +90,7 @@ def main() -> None:
     chosen = options.only or [name for name in found if there(name)]
     if unknown := set(chosen) - set(found):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(found)}")
-    print("| what | model | peer | lesion, s | peer, s | ratio | of single turns | goal | reached |")
+    print("| what | model | peer | lesion | peer | ratio | of single turns | goal | reached |")
     print("|---|---|---|---|---|---|---|---|---|")
     rows = []
     for name in chosen:

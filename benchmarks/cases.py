@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -39,11 +39,13 @@ class Bench:
         name: Of the model.
         count: Number of samples.
         turns: How often each side is timed.
+        longest: Tokens of an answer, at most.
     """
 
     name: str
     count: int
     turns: int
+    longest: int = LONGEST
     vlm: VisionLanguageModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class Bench:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        return self.vlm.generate(self.vlm.embed(self.prompts), LONGEST)
+        return self.vlm.generate(self.vlm.embed(self.prompts), self.longest)
 
     @cached_property
     def language(self) -> Sites:
@@ -70,10 +72,14 @@ class Bench:
         return Ranking(score(self.vlm.model, sites, self.vlm.batches(self.prompts, self.answers, 8), scorer)[scorer], sites)
 
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.vlm, self.samples, self.prompts, self.answers, self.answers, None, LONGEST, 16)
+        return Evaluator(self.vlm, self.samples, self.prompts, self.answers, self.answers, None, self.longest, 16)
 
 
-def scoring(bench: Bench) -> Row:
+Sides = tuple[Callable[[], Any], Callable[[], Any]]
+"""lesion's and the peer's way to do the same."""
+
+
+def scoring_sides(bench: Bench) -> Sides:
     """All language sites, by CAN, activation and gradient, beside the forward and the backward pass that they need."""
     vlm = bench.vlm
 
@@ -89,26 +95,30 @@ def scoring(bench: Bench) -> Row:
     def ours() -> None:
         score(vlm.model, bench.language, vlm.batches(bench.prompts, bench.answers, 8))
 
+    return ours, bare
+
+
+def scoring(bench: Bench) -> Row:
+    """What scoring costs beside the passes that it needs."""
+    ours, bare = scoring_sides(bench)
     bare()
     ours()
     name = f"scoring {len(bench.language)} sites, three scorers"
     return compare(name, bench.name, "bare forward and backward", ours, bare, "<= 1.1", bench.turns)
 
 
-def captum(bench: Bench) -> Row:
-    """Activation times gradient of all ``hidden`` units: captum's own layers, all at once."""
+def captum_sides(bench: Bench) -> Sides:
+    """Activation times gradient of all ``hidden`` units: captum's own layers, all at once. Both return ``[units]``."""
     from captum.attr import LayerGradientXActivation  # pyright: ignore[reportMissingImports]
 
     vlm = bench.vlm
     sites = vlm.sites.select("language", "hidden", reachable_only=True)
     modules = [vlm.model.get_submodule(site.path) for site in sites]
-    inputs = list(vlm.batches(bench.prompts, bench.answers, 1))
-    found: dict[str, Any] = {}
 
-    def theirs() -> None:
+    def theirs() -> np.ndarray:
         sums = [torch.zeros(site.width, dtype=torch.float64) for site in sites]
         with vlm.prepared():
-            for batch in inputs:
+            for batch in vlm.batches(bench.prompts, bench.answers, 1):
                 embeds = vlm.model.get_input_embeddings()(batch.inputs["input_ids"]).detach()
 
                 def loss(x: torch.Tensor, batch: Any = batch) -> torch.Tensor:
@@ -124,15 +134,19 @@ def captum(bench: Bench) -> Row:
                 for total, part in zip(sums, parts, strict=True):
                     part = part[0] if isinstance(part, tuple) else part
                     total += part.detach().abs().mean(1).sum(0).double()
-        found["captum"] = torch.cat(sums).numpy()
+        return torch.cat(sums).numpy()
 
-    def ours() -> None:
+    def ours() -> np.ndarray:
         importance = score(vlm.model, sites, vlm.batches(bench.prompts, bench.answers, 1), "can")["can"]
-        found["lesion"] = np.concatenate([importance.sums[site.key] for site in sites])
+        return np.concatenate([importance.sums[site.key] for site in sites])
 
-    theirs()
-    ours()
-    np.testing.assert_allclose(found["lesion"], found["captum"], rtol=1e-3, atol=1e-9)
+    return ours, theirs
+
+
+def captum(bench: Bench) -> Row:
+    """The same numbers, sooner or later."""
+    ours, theirs = captum_sides(bench)
+    np.testing.assert_allclose(ours(), theirs(), rtol=1e-3, atol=1e-9)
     return compare("activation times gradient, hidden", bench.name, "captum", ours, theirs, ">= 1", bench.turns)
 
 

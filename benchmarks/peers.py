@@ -67,6 +67,11 @@ class Loop(ABC):
         """What a set of neurons does to every sample."""
         return [row for rows, references in self.batches for row in self._batch(rows, references, neurons)]
 
+    def likelihood(self, neurons: NeuronSet) -> list[float]:
+        """Of the references alone."""
+        every = (self._likelihood(rows, [list(a.ids) for a in references], neurons) for rows, references in self.batches)
+        return [nll for batch in every for nll in batch]
+
     def _batch(self, rows: Sequence[Any], references: Sequence[Answer], neurons: NeuronSet) -> list[Measured]:
         vlm = self.vlm
         inputs = collate(rows, vlm.pad, "left")

@@ -19,8 +19,8 @@ class Row:
         name: What is done.
         model: On which model.
         peer_name: By what it is done otherwise.
-        ours: Median seconds of lesion.
-        peer: Median seconds of the other.
+        ours: Median of lesion.
+        peer: Median of the other.
         ratio: ``peer / ours`` where the goal is to be faster, ``ours / peer`` where it is to cost hardly more.
         goal: The ratio to reach, such as ``>= 3`` or ``<= 1.1``.
         reached: Whether it is.
@@ -28,6 +28,7 @@ class Row:
         turns: How many.
         machine: Where.
         ties: Answers that differ since two tokens are equally likely but for rounding.
+        unit: Of ``ours`` and ``peer``: seconds, or MiB.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     turns: int
     machine: str
     ties: int = 0
+    unit: str = "s"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,7 +84,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def row(name: str, model: str, peer_name: str, times: list[tuple[float, float]], goal: str) -> Row:
-    """From seconds of ours and of the peer, a pair a turn."""
+    """From what ours and the peer took, a pair a turn."""
     sign, _, bound = goal.partition(" ")
     faster = sign == ">="
     ratios = [peer / ours if faster else ours / peer for ours, peer in times]

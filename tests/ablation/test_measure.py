@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lesion.core.criterion import CRITERIA
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.outcome import Likelihood
 from lesion.core.progress import Silent
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Site, Sites
@@ -35,10 +36,15 @@ class Known:
     def __init__(self, room: int = 1) -> None:
         self.room = self.together = room
         self.batches: list[list[NeuronSet]] = []
+        self.read_alone: list[NeuronSet] = []
 
     def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
         self.batches.append([r.neurons for r in requests])
         yield {place: self.measured(r.neurons) for place, r in enumerate(requests)}
+
+    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
+        self.read_alone += [r.neurons for r in requests]
+        yield {place: [o.reference for o in self.measured(r.neurons).outcomes] for place, r in enumerate(requests)}
 
     def measured(self, neurons: NeuronSet) -> Evaluation:
         masked = set(neurons.indices(SITE).tolist())
@@ -54,9 +60,17 @@ class Store:
     def __init__(self) -> None:
         self.lines: dict[str, Evaluation] = {}
         self.about: dict[str, dict[str, Any]] = {}
+        self.readings: dict[str, Sequence[Likelihood]] = {}
 
     def evaluation(self, key: str) -> Evaluation | None:
         return self.lines.get(key)
+
+    def reading(self, key: str) -> Sequence[Likelihood] | None:
+        return self.readings.get(key)
+
+    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
+        assert not readings.keys() & self.readings.keys(), "nothing is read twice"
+        self.readings |= readings
 
     def add_evaluations(self, entries: Sequence[Entry]) -> None:
         for key, about, evaluation in entries:
@@ -64,9 +78,9 @@ class Store:
             self.lines[key], self.about[key] = Evaluation(evaluation.k, evaluation.outcomes, key), about
 
 
-def made(room: int = 1) -> tuple[Ablation, Known, Store]:
+def made(room: int = 1, criterion: str = "paper") -> tuple[Ablation, Known, Store]:
     evaluator, store = Known(room), Store()
-    ablation = Ablation(lambda: evaluator, Zero(), CRITERIA["paper"], lambda n: n.digest, store, Silent())  # pyright: ignore[reportArgumentType]
+    ablation = Ablation(lambda: evaluator, Zero(), CRITERIA[criterion], lambda n: n.digest, store, Silent())  # pyright: ignore[reportArgumentType]
     return ablation, evaluator, store
 
 
@@ -99,6 +113,24 @@ def test_undecided_is_no_collapse():
     decisions = [ablation.decide(e) for e in ablation.many([neurons(1, 4), neurons(1), neurons(4)])]
     assert decisions == ["collapsed", "undecided", "standing"]
     assert ablation.collapses([neurons(1, 4), neurons(1), neurons(4)]) == [True, False, False]
+
+
+def test_a_mask_is_answered_only_where_its_likelihoods_do_not_decide():
+    """Where the perplexity has not risen, the model stands; where it has, the CLIP score decides, if the rule asks for it."""
+    sets = [neurons(1, 4), neurons(4), neurons(1), neurons(4)]
+    ablation, evaluator, store = made()
+    assert ablation.collapses(sets) == [True, False, False, False]
+    assert evaluator.read_alone == [neurons(1, 4), neurons(4), neurons(1)]
+    assert evaluator.batches == [[NeuronSet()], [neurons(1, 4), neurons(1)]], "intact, and where it has risen"
+    assert ablation.collapses(sets) == [True, False, False, False] and len(evaluator.read_alone) == 3
+    ablation, evaluator, _ = made(criterion="perplexity")
+    assert ablation.collapses(sets) == [True, False, True, False] and evaluator.batches == [[NeuronSet()]]
+    ablation, evaluator, _ = made(criterion="degeneration")
+    ablation.collapses(sets)
+    assert not evaluator.read_alone and len(evaluator.batches) == 2
+    again = Ablation(lambda: pytest.fail("made"), Zero(), CRITERIA["paper"], lambda n: n.digest, store, Silent())
+    again.baseline = made()[0].baseline
+    assert again.collapses(sets) == [True, False, False, False]
 
 
 @pytest.mark.parametrize("room", [1, 2, 8])

@@ -185,6 +185,23 @@ def test_any_is_enough_where_the_rule_says_so():
     assert " and " in str(every) and " or " in str(some)
 
 
+@pytest.mark.parametrize("criterion", [PAPER, PERPLEXITY, DEGENERATION, TASK])
+@pytest.mark.parametrize("rule", ["all", "any"])
+@pytest.mark.parametrize("nll", [LOW, HIGH])
+@pytest.mark.parametrize("clips", [[80.0] * 4, [20.0] * 4, [8.0, 38.0, 10.0, 32.0]])
+def test_what_is_decided_early_is_what_is_decided(criterion: CollapseCriterion, rule: str, nll: float, clips: list[float]):
+    criterion = criterion.model_copy(update={"rule": rule})
+    intact = baseline([80.0] * 4, correct=True)
+    masked = evaluation(1, nll, clips, correct=False)
+    early = criterion.decide_early(intact, [o.reference for o in masked.outcomes])
+    assert early in (None, decide(criterion, intact, masked))
+    risen = nll == HIGH
+    if criterion.name == "paper":
+        assert (early is None) == (risen == (rule == "all"))
+    else:
+        assert (early is None) == (criterion.name != "perplexity")
+
+
 def test_every_criterion_says_in_words_what_it_holds_against_what():
     assert str(PAPER) == (
         "perplexity of the intact answers at least 10 times the intact model's and CLIP score at chance (at most 10 % of its "

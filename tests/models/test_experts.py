@@ -157,7 +157,7 @@ def test_a_mask_of_one_expert_moves_only_the_tokens_that_it_was_given():
     given = (routes[0] == 2).any(-1)
     assert 0 < given.sum() < len(given)
     with mask(vlm.model, NeuronSet(Neuron(site, i) for i in range(site.width))):
-        moved = (logits(vlm.model) != before).any(-1).flatten()
+        moved = ((logits(vlm.model) - before).abs() > 1e-5).any(-1).flatten()  # the experts' own function rounds otherwise
     assert torch.equal(moved, given)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,8 @@ STEPS = st.one_of(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=12))
 def test_it_gives_what_a_dynamic_cache_gives(steps):
-    plain, roomy = DynamicCache(), roomy_cache()
+    plain: Any = DynamicCache()
+    roomy = roomy_cache()
     for number, (step, value) in enumerate([("read", 5), *steps]):
         if step == "read":
             new = [torch.randn(3, 2, value, 4, generator=torch.Generator().manual_seed(number + i)) for i in (0, 1)]

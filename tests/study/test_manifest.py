@@ -151,6 +151,8 @@ def test_the_manifest_says_under_what_conditions(run: Path):
         "base": "random-llava", "weights": vlm.identity().weights, "revision": None, "edits": [],
     }  # fmt: skip
     assert manifest["model"]["class"] == "LlavaForConditionalGeneration" and manifest["dtype"] == "float32"
+    spent = manifest["spent"]
+    assert 0 < spent["accepted"] < spent["tokens"] and 0 < spent["skipped"] < spent["layers"]
     data = manifest["data"]
     assert len(data["samples"]) == 4 and not set(data["ranked_on"]) & set(data["measured_on"])
     assert manifest["finished"] and manifest["starts"] == 1 and manifest["started"] <= manifest["finished"]

@@ -8,6 +8,7 @@ import pytest
 
 from lesion.core.errors import OptionError, RunError
 from lesion.core.files import write_bytes, write_text
+from lesion.core.outcome import Likelihood
 from lesion.study.options import StudyOptions
 from lesion.study.rundir import CONFIG, EVALUATIONS, RunDirectory
 from tests.synthetic import point
@@ -29,6 +30,15 @@ def test_evaluations_survive(tmp_path):
         assert kept is not None and (kept.k, kept.outcomes, kept.key) == (1, MEASURED.outcomes, "a")
         assert run.evaluation("b") is not None and run.evaluation("c") is None
     assert "NaN" not in (tmp_path / "run" / EVALUATIONS).read_text()
+
+
+def test_readings_survive_beside_evaluations(tmp_path):
+    parts = [Likelihood(0.5, 3), Likelihood(None, 2)]
+    with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
+        run.add_readings({"a": parts})
+        add(run, "b")
+    with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
+        assert run.reading("a") == parts and run.evaluation("a") is None and run.reading("b") is None
 
 
 @pytest.mark.parametrize("cut", [1, 20, 200])

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lesion.ablation.clip import ClipScorer
 from lesion.ablation.replies import MaskedReplies, Request, Said
+from lesion.ablation.spent import Spent
 from lesion.core.errors import OptionError
 from lesion.core.evaluation import Evaluation
 from lesion.core.modes import mode_of, not_text, repeated_ngrams, token_agreement, yes_or_no
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import SampleOutcome
+from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.core.sites import Site
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import INTERVENTIONS, Intervention, Statistics, Zero
@@ -49,6 +50,7 @@ class Evaluator:
         max_new_tokens: Longest answer.
         batch_size: Samples at a time; does not change the result but for rounding.
         statistics: Those that the requests' interventions need.
+        spent: Is added to.
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Evaluator:
         max_new_tokens: int,
         batch_size: int,
         statistics: Statistics | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self.vlm, self.samples, self.prompts = vlm, list(samples), list(prompts)
         self.intact, self.references, self.clip = list(intact), list(references), clip
         self.replies = MaskedReplies(
-            vlm, self.prompts, self.intact, self.references, max_new_tokens, batch_size, statistics or {}
+            vlm, self.prompts, self.intact, self.references, max_new_tokens, batch_size, statistics or {}, spent
         )
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
@@ -98,6 +101,12 @@ class Evaluator:
             request.intervention.check(request.neurons.sites, self.vlm.is_encoder_decoder)
         for group in self.replies(requests):
             yield {place: self._evaluation(requests[place], said) for place, said in group.items()}
+
+    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
+        """The likelihoods of the reference answers alone, one a sample; otherwise as :meth:`stream`."""
+        for request in requests:
+            request.intervention.check(request.neurons.sites, self.vlm.is_encoder_decoder)
+        yield from self.replies.read(requests)
 
     def many(self, requests: Sequence[Request]) -> list[Evaluation]:
         """Masks and measures, in the order of the requests; see :meth:`stream`."""

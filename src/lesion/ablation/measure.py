@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
+from lesion.core.outcome import Likelihood
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
@@ -37,6 +38,14 @@ class Store(Protocol):
 
     def add_evaluations(self, entries: Sequence[Entry]) -> None:
         """Keeps all of them or, if the process is killed, none; with what a reader of the file should know of each."""
+        ...
+
+    def reading(self, key: str) -> Sequence[Likelihood] | None:
+        """How likely the reference answers were under a key, where nothing else was measured."""
+        ...
+
+    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
+        """Keeps all of them or none, by key."""
         ...
 
 
@@ -116,21 +125,48 @@ class Ablation:
         """What the criterion says of an evaluation."""
         return decide(self.criterion, self.baseline, evaluation)
 
+    def decisions(self, sets: Sequence[NeuronSet]) -> list[Decision]:
+        """What the criterion says of masking each of the sets.
+
+        The likelihood of the reference answers comes first; the masked model answers only where that does not decide.
+        """
+        keys = {self.key(n): n for n in sets}
+        found: dict[str, Decision] = {k: self.decide(e) for k in keys if (e := self._store.evaluation(k)) is not None}
+        self._read({k: n for k, n in keys.items() if k not in found and self._store.reading(k) is None})
+        for key in (k for k in keys if k not in found):
+            reading = self._store.reading(key)
+            decision = None if reading is None else self.criterion.decide_early(self.baseline, reading)
+            if decision is not None:
+                found[key] = decision
+        still = {k: n for k, n in keys.items() if k not in found}
+        found |= {k: self.decide(e) for k, e in zip(still, self.many(list(still.values())), strict=True)}
+        return [found[self.key(neurons)] for neurons in sets]
+
     def collapses(self, sets: Sequence[NeuronSet]) -> list[bool]:
         """Whether masking each of the sets collapses the model; undecided is no."""
-        return [self.decide(evaluation) == "collapsed" for evaluation in self.many(sets)]
+        return [decision == "collapsed" for decision in self.decisions(sets)]
+
+    def _read(self, missing: Mapping[str, NeuronSet]) -> None:
+        """Has the reference answers read under each of the sets; under none where that can decide nothing."""
+        keys = list(missing)
+        if not keys or not self.criterion.early(self.baseline):
+            return
+        for group in self.evaluator.read([Request(missing[k], self.intervention) for k in keys]):
+            self._store.add_readings({keys[place]: reading for place, reading in group.items()})
 
     def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
         """The progressive sweep of a ranking, up to its collapse or to ``limit`` neurons (default: all)."""
         with self._progress.stage("masking the top k", None) as advance:
 
             def answer(ks: list[int]) -> list[Decision]:
-                decisions: list[Decision] = [self.decide(e) for e in self.many([ranking.top(k) for k in ks])]
+                decisions = self.decisions([ranking.top(k) for k in ks])
                 advance(len(ks))
                 return decisions
 
             ks = drive(sweep(limit or len(ranking), self.evaluator.room), answer)
-        return Curve(self.many([ranking.top(k) for k in ks]), self.baseline.chance)
+        with self._progress.stage("answers along the curve", None):
+            # What decided nothing was left to here, where many go through the model together.
+            return Curve(self.many([ranking.top(k) for k in ks]), self.baseline.chance)
 
     def minimal(self, ranking: Ranking, k_star: int, by_parts: int | None = None) -> Minimal:
         """The 1-minimal set within the top k*, which collapse the model.

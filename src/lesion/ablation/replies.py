@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from lesion.ablation.spent import Spent
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood
 from lesion.hooks.intervene import Intervention, Statistics, Zero, mask
@@ -20,6 +21,7 @@ from lesion.models.vlm import VisionLanguageModel
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 Judged = tuple[int, tuple[int, ...]]
 """A sample's number, and an answer's tokens."""
 _CHECKED = 2
@@ -73,27 +75,6 @@ class Said:
     kl: float | None
 
 
-@dataclass
-class Spent:
-    """What answering took: passes are of single rows.
-
-    Attributes:
-        rows: Answers.
-        tokens: Their tokens.
-        accepted: How many of these came out of drafts.
-        passes: Passes in which they were written.
-        layers: Layers that prompts and references were read through.
-        skipped: Layers that were not, since nothing differed there.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-    accepted: int = 0
-    passes: int = 0
-    layers: int = 0
-    skipped: int = 0
-
-
 class MaskedReplies:
     """Asks a model about samples under masks.
 
@@ -109,6 +90,7 @@ class MaskedReplies:
         max_new_tokens: Longest answer.
         batch_size: Rows at a time; does not change the result but for rounding.
         statistics: Those that the interventions need.
+        spent: Is added to.
         kept: Bytes of what the intact model computed that are kept.
     """
 
@@ -121,11 +103,12 @@ class MaskedReplies:
         max_new_tokens: int,
         batch_size: int,
         statistics: Statistics,
+        spent: Spent | None = None,
         kept: int = KEPT,
     ) -> None:
         self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
         self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, batch_size, statistics
-        self.spent = Spent()
+        self.spent = Spent() if spent is None else spent
         # What a masked pass keeps of a sample is small beside what was kept of it when it was scored.
         self._reading = self._writing = batch_size
         if vlm.engine.layers:
@@ -148,6 +131,19 @@ class MaskedReplies:
         """How many sets of neurons go through the model at a time."""
         return max(1, self._writing // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
 
+    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
+        """The likelihoods of the reference answers alone, which take no answer of the masked model's own.
+
+        Yields:
+            As :meth:`__call__`.
+        """
+
+        def read(cells: Sequence[Cell]) -> list[Likelihood]:
+            replies, _ = self._ask(requests, cells, 0)
+            return [reply.seen[0] for reply in replies]
+
+        yield from self._each(requests, read)
+
     def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
         """Answers each request, those together that go through the model together.
 
@@ -156,11 +152,15 @@ class MaskedReplies:
         Yields:
             A request's place -> what was said of each sample.
         """
+        yield from self._each(requests, lambda cells: self._say(requests, cells))
+
+    def _each(self, requests: Sequence[Request], ask: Callable[[Sequence[Cell]], list[T]]) -> Iterator[dict[int, list[T]]]:
+        """Asks about each sample under each request, as many at a time as fit."""
         for places in self._groups(requests):
             cells = [Cell(place, i) for place in places for i in range(len(self.prompts))]
             most = self._writing if self._splits(requests[places[0]]) else self.batch_size
-            said = [s for at in range(0, len(cells), most) for s in self._fitting(requests, cells[at : at + most])]
-            yield {place: said[n * len(self.prompts) : (n + 1) * len(self.prompts)] for n, place in enumerate(places)}
+            found = [x for at in range(0, len(cells), most) for x in _fitting(ask, cells[at : at + most])]
+            yield {place: found[n * len(self.prompts) : (n + 1) * len(self.prompts)] for n, place in enumerate(places)}
 
     def _splits(self, request: Request) -> bool:
         """Whether each row can have a mask of its own."""
@@ -176,19 +176,6 @@ class MaskedReplies:
             for i in range(0, len(ordered), self.room):
                 yield ordered[i : i + self.room]
 
-    def _fitting(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
-        """What is said in each cell; in halves where there is not enough memory for all of them."""
-        import torch
-
-        try:
-            return self._batch(requests, cells)
-        except torch.OutOfMemoryError:
-            if len(cells) == 1:
-                raise
-        # Outside the handler, which keeps the failed pass's tensors alive.
-        half = len(cells) // 2
-        return self._fitting(requests, cells[:half]) + self._fitting(requests, cells[half:])
-
     def _first_layer(self, request: Request) -> int:
         """Below it the intact model's states hold; 0 if they hold nowhere."""
         layers = self.vlm.engine.layers
@@ -200,8 +187,16 @@ class MaskedReplies:
             return 0
         return min((s.layer for s in touched), default=len(layers) - 1)
 
-    def _batch(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
+    def _say(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
         """What is said in each cell."""
+        replies, known = self._ask(requests, cells, self.max_new_tokens)
+        judged = self._judged([(c.sample, reply.ids) for c, reply in zip(cells, replies, strict=True)], known)
+        return [self._said(c.sample, reply, judged) for c, reply in zip(cells, replies, strict=True)]
+
+    def _ask(
+        self, requests: Sequence[Request], cells: Sequence[Cell], max_new_tokens: int
+    ) -> tuple[list[Reply], dict[int, Intact]]:
+        """The masked model in each cell, and the intact one on each sample."""
         places, samples = list(dict.fromkeys(c.place for c in cells)), [c.sample for c in cells]
         first = requests[places[0]]
         known = dict(zip(dict.fromkeys(samples), self._intact(list(dict.fromkeys(samples))), strict=True))
@@ -217,11 +212,10 @@ class MaskedReplies:
         with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
             if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
-            asked = Asked(contexts, references, drafts, self.max_new_tokens, [c.place for c in cells])
+            asked = Asked(contexts, references, drafts, max_new_tokens, [c.place for c in cells])
             replies = self.vlm.engine.reply(asked, layout, parts, see)
-        self._count(replies, parts)
-        judged = self._judged([(i, reply.ids) for i, reply in zip(samples, replies, strict=True)], known)
-        return [self._said(i, reply, judged) for i, reply in zip(samples, replies, strict=True)]
+        self.spent.add(replies, parts, len(self.vlm.engine.layers))
+        return replies, known
 
     def _parts(self, requests: Sequence[Request], cells: Sequence[Cell], known: Mapping[int, Intact]) -> list[Part]:
         """Rows that read together: those that start at the same layer, or about the same where more rows cost little more."""
@@ -245,15 +239,6 @@ class MaskedReplies:
         own = Likelihood.of([-value for value in reply.log_probs])
         baseline = judged[i, self.intact[i].ids]
         return Said(self.vlm.answer(list(reply.ids)), reference, own, judged[i, reply.ids], baseline, divergence)
-
-    def _count(self, replies: Sequence[Reply], parts: Sequence[Part]) -> None:
-        spent, layers = self.spent, len(self.vlm.engine.layers)
-        spent.rows += len(replies)
-        spent.tokens += sum(len(r.ids) for r in replies)
-        spent.accepted += sum(r.accepted for r in replies)
-        spent.passes += sum(r.passes for r in replies)
-        spent.layers += layers * len(replies)
-        spent.skipped += sum(part.entry.layer * len(part.rows) for part in parts if part.entry)
 
     # -- the intact model ----------------------------------------------------------------------------------------------
     def _intact_contexts(self, samples: Sequence[int]) -> list[Any]:
@@ -318,6 +303,20 @@ class MaskedReplies:
                 )  # fmt: skip
             judged |= {pair: Likelihood.of([-v for v in values]) for pair, values in zip(part, found, strict=True)}
         return judged
+
+
+def _fitting(ask: Callable[[Sequence[Cell]], list[T]], cells: Sequence[Cell]) -> list[T]:
+    """What is found in each cell; in halves where there is not enough memory for all of them."""
+    import torch
+
+    try:
+        return ask(cells)
+    except torch.OutOfMemoryError:
+        if len(cells) == 1:
+            raise
+    # Outside the handler, which keeps the failed pass's tensors alive.
+    half = len(cells) // 2
+    return _fitting(ask, cells[:half]) + _fitting(ask, cells[half:])
 
 
 def likelihood(log_probs: torch.Tensor, answer: Answer) -> Likelihood:

@@ -115,7 +115,7 @@ class Condition(BaseModel):
             int8 ``[resamples]``: :data:`COLLAPSED`, :data:`STANDING` or :data:`UNDECIDED`.
         """
         if self.test == "decades":
-            return self._risen(baseline.intact, evaluation, draws)
+            return self.risen(self.likelihoods(baseline.intact), self.likelihoods(evaluation), draws)
         values = self.remainder(baseline, evaluation) if self.test == "at-chance" else self.values(evaluation)
         if values is None:
             return np.full(len(draws), UNDECIDED, dtype=np.int8)
@@ -124,15 +124,18 @@ class Condition(BaseModel):
         low, high = mean_bounds(values[draws])
         return np.where(high <= 0, COLLAPSED, np.where(low > 0, STANDING, UNDECIDED)).astype(np.int8)
 
-    def _risen(self, intact: Evaluation, evaluation: Evaluation, draws: np.ndarray) -> np.ndarray:
-        part = self.metric.removeprefix("ppl_")
+    def likelihoods(self, evaluation: Evaluation) -> list[Likelihood]:
+        """Of ``decades``: what the perplexity is made of, one a sample."""
+        return [getattr(outcome, self.metric.removeprefix("ppl_")) for outcome in evaluation.outcomes]
 
-        def sums(of: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-            parts: list[Likelihood] = [getattr(o, part) for o in of.outcomes]
+    def risen(self, intact: Sequence[Likelihood], masked: Sequence[Likelihood], draws: np.ndarray) -> np.ndarray:
+        """:meth:`holds_in` of ``decades``, from one likelihood a sample."""
+
+        def sums(parts: Sequence[Likelihood]) -> tuple[np.ndarray, np.ndarray]:
             nll = np.array([math.inf if p.nll is None else p.nll * p.tokens for p in parts])
             return nll[draws].sum(1), np.array([float(p.tokens) for p in parts])[draws].sum(1)
 
-        (before, tokens_before), (after, tokens_after) = sums(intact), sums(evaluation)
+        (before, tokens_before), (after, tokens_after) = sums(intact), sums(masked)
         with np.errstate(invalid="ignore"):  # a baseline that is not finite cannot be exceeded
             rise = (after / np.maximum(tokens_after, 1) - before / np.maximum(tokens_before, 1)) / math.log(10)
         return ((rise >= self.limit) & ~np.isnan(rise)).astype(np.int8)
@@ -184,6 +187,27 @@ class CollapseCriterion(BaseModel):
         stop, need = (STANDING, COLLAPSED) if self.rule == "all" else (COLLAPSED, STANDING)
         return np.where((every == stop).any(0), stop, np.where((every == need).all(0), need, UNDECIDED)).astype(np.int8)
 
+    def early(self, baseline: Baseline) -> list[Condition]:
+        """The conditions that need no answer of the masked model's own."""
+        return [c for c in self.usable(baseline) if c.metric == "ppl_reference"]
+
+    def decide_early(self, baseline: Baseline, reference: Sequence[Likelihood]) -> Decision | None:
+        """What is decided before the masked model has answered.
+
+        Args:
+            baseline: The intact model.
+            reference: Likelihoods that the masked model gives the reference answers, one a sample.
+
+        Returns:
+            None where the answers may decide otherwise.
+        """
+        usable, early, everyone = self.usable(baseline), self.early(baseline), np.arange(len(reference))[None]
+        found = [int(c.risen(c.likelihoods(baseline.intact), reference, everyone)[0]) for c in early]
+        stop, need = (STANDING, COLLAPSED) if self.rule == "all" else (COLLAPSED, STANDING)
+        if stop in found:
+            return _WORDS[stop]
+        return _WORDS[need] if found and len(early) == len(usable) else None
+
     def samples_needed(self, baseline: Baseline, evaluation: Evaluation) -> int | None:
         """About how many samples would decide an undecided point, if mean and spread stay; None where that cannot be said."""
         counts: list[int] = []
@@ -215,6 +239,12 @@ class FunctionCriterion:
     def _decide(self, intact: Evaluation, masked: Evaluation) -> int:
         decision = self.function(intact, masked)
         return UNDECIDED if decision is None else int(bool(decision))
+
+    def early(self, baseline: Baseline) -> list[Condition]:
+        return []
+
+    def decide_early(self, baseline: Baseline, reference: Sequence[Likelihood]) -> Decision | None:
+        return None
 
     def left_out(self, baseline: Baseline) -> dict[str, str]:
         return {}

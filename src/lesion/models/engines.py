@@ -35,7 +35,7 @@ class Asked:
         contexts: One a row.
         references: Answers whose likelihood is wanted.
         drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer; 0 where none is wanted.
         masks: For each row, a number that all rows masked alike have in common.
     """
 
@@ -103,6 +103,8 @@ def reply_plainly(engine: Engine, handle: ModelHandle, asked: Asked, layout: Tok
         layout.read(rows, [len(a.ids) if engine.one_pass else 0 for a in answers])
         return engine.answer_log_probs(contexts, answers)
 
+    if not asked.max_new_tokens:
+        return [Reply(see(row, known)) for row, known in enumerate(log_probs(asked.references))]
     layout.read(rows, [0] * len(rows))
     answers = [handle.answer(ids) for ids in engine.generate(contexts, asked.max_new_tokens)]
     every = zip(rows, log_probs(asked.references), answers, log_probs(answers), strict=True)

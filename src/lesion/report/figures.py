@@ -49,6 +49,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         write_bytes(folder / f"{name}.{kind}", encode(figure, kind))
+        figure.set_layout_engine("none")  # what was laid out once stays, and laying out takes as long as drawing
 
 
 def encode(figure: Figure, kind: str) -> bytes:

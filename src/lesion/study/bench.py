@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.measure import Ablation
+from lesion.ablation.spent import Spent
 from lesion.core.errors import DataError
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
@@ -57,6 +58,11 @@ class Bench:
         if line not in self.notes:
             self.notes.append(line)
             self.progress.warn(line)
+
+    @cached_property
+    def spent(self) -> Spent:
+        """What answering under masks took since the bench was set up."""
+        return Spent()
 
     # -- what is computed once -----------------------------------------------------------------------------------------
     @cached_property
@@ -122,6 +128,7 @@ class Bench:
             return Evaluator(
                 self.vlm, chosen, [self.prompts[i] for i in ids], [self.answers[i] for i in ids],
                 [self.targets[i] for i in ids], self.clip, options.max_new_tokens, options.batch_size, statistics,
+                self.spent,
             )  # fmt: skip
 
         clip, data, values = self.clip.name if self.clip else None, digest(chosen), digest_of(statistics)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from lesion.core.errors import RunError
 from lesion.core.evaluation import Evaluation
 from lesion.core.files import write_text
-from lesion.core.outcome import SampleOutcome
+from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.study.options import StudyOptions
 
 try:
@@ -108,12 +109,26 @@ class RunDirectory:
             return None
         return Evaluation(line["neurons"], tuple(SampleOutcome.from_dict(sample) for sample in line["samples"]), key)
 
+    def reading(self, key: str) -> list[Likelihood] | None:
+        """How likely the reference answers were under a key, where nothing else was measured."""
+        line = self._lines.get(_reading(key))
+        return None if line is None else [Likelihood(**sample["reference"]) for sample in line["samples"]]
+
+    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
+        """Appends a line for each, in one write."""
+        self._append([
+            {"key": _reading(key), "kind": "reading", "samples": [{"reference": asdict(part)} for part in reading]}
+            for key, reading in readings.items()
+        ])  # fmt: skip
+
     def add_evaluations(self, entries: Sequence[tuple[str, dict[str, Any], Evaluation]]) -> None:
         """Appends a line for each, in one write."""
-        lines = [
+        self._append([
             {"key": key, **about, "metrics": e.metrics, "samples": [o.as_dict() for o in e.outcomes]}
             for key, about, e in entries
-        ]
+        ])  # fmt: skip
+
+    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
         with (self.path / EVALUATIONS).open("ab") as file:
             file.write(text.encode())
@@ -138,6 +153,10 @@ class RunDirectory:
             return json.loads(path.read_text())
         except ValueError:
             raise RunError(f"{path} is damaged; delete it to have it made again") from None
+
+
+def _reading(key: str) -> str:
+    return f"{key}-reading"
 
 
 def slug(model: str) -> str:

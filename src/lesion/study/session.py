@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lesion.ablation.clip import ClipScorer, load_clip
@@ -130,7 +130,8 @@ class Session(Bench):
         about = manifest(
             self.run, self.options, self.vlm, self.identity, self.samples.values(), self.ranked, self.measured, finished
         )
-        self.run.write_json(rundir.MANIFEST, about)
+        # What a process that was killed had spent is not known.
+        self.run.write_json(rundir.MANIFEST, {**about, "spent": asdict(self.spent) if finished else None})
 
 
 def chosen_sites(vlm: VisionLanguageModel, options: StudyOptions) -> Sites:
