@@ -42,7 +42,7 @@ class Known:
         self.batches.append([r.neurons for r in requests])
         yield {place: self.measured(r.neurons) for place, r in enumerate(requests)}
 
-    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
+    def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
         self.read_alone += [r.neurons for r in requests]
         yield {place: [o.reference for o in self.measured(r.neurons).outcomes] for place, r in enumerate(requests)}
 

@@ -214,6 +214,27 @@ def test_references_are_read_without_an_answer(family, monkeypatch):
         assert [likelihood.nll for likelihood in read[place]] == pytest.approx([s.reference.nll for s in row], rel=1e-3)
 
 
+@pytest.mark.parametrize("kept", [2**30, 0])
+@pytest.mark.parametrize("wide", [False, True])
+def test_answers_go_on_from_what_was_read(wide, kept, monkeypatch):
+    """Where each mask's rows read by themselves, if there is room to hold it; and then to the same bits."""
+    vlm = vlm_of("llava")
+    monkeypatch.setitem(vlm.__dict__, "wide", wide)
+    asked = requests(vlm, 5)
+    fresh, replies = ask(vlm, batch_size=4, kept=kept), ask(vlm, batch_size=4, kept=kept)
+    said = together(fresh, asked)
+    for request in asked:
+        list(replies.read([request], hold=True))
+    later = together(replies, asked)
+    for one, other in zip(said, later, strict=True):
+        same(one, other)
+    assert later == said or wide
+    held = bool(kept) and not wide  # rows under several masks read together where that costs little
+    assert replies.spent.rows == (20 if held else 40) and replies.spent.tokens == fresh.spent.tokens
+    together(replies, asked)
+    assert replies.spent.rows == (40 if held else 60), "what was held is used up"
+
+
 def test_unharmed_answers_are_read_and_not_written():
     replies = ask(vlm_of("llava"))
     together(replies, [Request(NeuronSet())])

@@ -102,11 +102,16 @@ class Evaluator:
         for group in self.replies(requests):
             yield {place: self._evaluation(requests[place], said) for place, said in group.items()}
 
-    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
-        """The likelihoods of the reference answers alone, one a sample; otherwise as :meth:`stream`."""
+    def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
+        """The likelihoods of the reference answers alone, one a sample; otherwise as :meth:`stream`.
+
+        Args:
+            requests: What is asked.
+            hold: Whether all that :meth:`stream` tells of them will be asked for too.
+        """
         for request in requests:
             request.intervention.check(request.neurons.sites, self.vlm.is_encoder_decoder)
-        yield from self.replies.read(requests)
+        yield from self.replies.read(requests, hold)
 
     def many(self, requests: Sequence[Request]) -> list[Evaluation]:
         """Masks and measures, in the order of the requests; see :meth:`stream`."""

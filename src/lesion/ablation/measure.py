@@ -125,14 +125,18 @@ class Ablation:
         """What the criterion says of an evaluation."""
         return decide(self.criterion, self.baseline, evaluation)
 
-    def decisions(self, sets: Sequence[NeuronSet]) -> list[Decision]:
+    def decisions(self, sets: Sequence[NeuronSet], hold: bool = False) -> list[Decision]:
         """What the criterion says of masking each of the sets.
 
         The likelihood of the reference answers comes first; the masked model answers only where that does not decide.
+
+        Args:
+            sets: Of neurons.
+            hold: Whether :meth:`many` will be asked about them too.
         """
         keys = {self.key(n): n for n in sets}
         found: dict[str, Decision] = {k: self.decide(e) for k in keys if (e := self._store.evaluation(k)) is not None}
-        self._read({k: n for k, n in keys.items() if k not in found and self._store.reading(k) is None})
+        self._read({k: n for k, n in keys.items() if k not in found and self._store.reading(k) is None}, hold)
         for key in (k for k in keys if k not in found):
             reading = self._store.reading(key)
             decision = None if reading is None else self.criterion.decide_early(self.baseline, reading)
@@ -146,12 +150,12 @@ class Ablation:
         """Whether masking each of the sets collapses the model; undecided is no."""
         return [decision == "collapsed" for decision in self.decisions(sets)]
 
-    def _read(self, missing: Mapping[str, NeuronSet]) -> None:
+    def _read(self, missing: Mapping[str, NeuronSet], hold: bool) -> None:
         """Has the reference answers read under each of the sets; under none where that can decide nothing."""
         keys = list(missing)
         if not keys or not self.criterion.early(self.baseline):
             return
-        for group in self.evaluator.read([Request(missing[k], self.intervention) for k in keys]):
+        for group in self.evaluator.read([Request(missing[k], self.intervention) for k in keys], hold):
             self._store.add_readings({keys[place]: reading for place, reading in group.items()})
 
     def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
@@ -159,7 +163,7 @@ class Ablation:
         with self._progress.stage("masking the top k", None) as advance:
 
             def answer(ks: list[int]) -> list[Decision]:
-                decisions = self.decisions([ranking.top(k) for k in ks])
+                decisions = self.decisions([ranking.top(k) for k in ks], hold=True)
                 advance(len(ks))
                 return decisions
 

@@ -15,6 +15,7 @@ from lesion.models.decoding import Reply, chosen
 from lesion.models.engines import Asked
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
+from lesion.models.opened import Opened
 from lesion.models.trunk import Entry, Intact, Part
 from lesion.models.vlm import VisionLanguageModel
 
@@ -31,7 +32,7 @@ _WIDER = 4
 _WRITING = 8
 """So many times the batch size are the rows that write together: one token a row and pass, they wait for the weights."""
 KEPT = 2**30
-"""Bytes of what the intact model computed that are kept between masks."""
+"""Bytes of what the intact model computed that are kept between masks, and of what masked ones read before they answer."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class MaskedReplies:
         self._budget = kept
         self._contexts: list[Any] = []
         self._known: dict[int, Intact] = {}
+        self._held: dict[tuple[Request, tuple[int, ...]], Opened] = {}
+        self._held_most = kept
         self._enterable: dict[int, bool] = {}
         # An encoder-decoder's tokens are not in one line.
         self._classes = None if vlm.is_encoder_decoder else [vlm.token_classes(p) for p in prompts]
@@ -131,18 +134,36 @@ class MaskedReplies:
         """How many sets of neurons go through the model at a time."""
         return max(1, self._writing // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
 
-    def read(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Likelihood]]]:
+    def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
         """The likelihoods of the reference answers alone, which take no answer of the masked model's own.
+
+        Args:
+            requests: As of :meth:`__call__`.
+            hold: Whether their answers will be asked for too: what was read is then held, as far as there is room.
 
         Yields:
             As :meth:`__call__`.
         """
 
         def read(cells: Sequence[Cell]) -> list[Likelihood]:
-            replies, _ = self._ask(requests, cells, 0)
-            return [reply.seen[0] for reply in replies]
+            parts, opened = self._ask(requests, cells, self._known_of(cells), self.vlm.engine.open)
+            if hold:
+                self._hold(requests, cells, parts, opened)
+            return [seen[0] for of in opened for seen in of.seen]
 
         yield from self._each(requests, read)
+
+    def _hold(
+        self, requests: Sequence[Request], cells: Sequence[Cell], parts: Sequence[Part], opened: Sequence[Opened]
+    ) -> None:
+        """Keeps what was read, where the rows will be found together again."""
+        if self.vlm.wide and len(self.prompts) % self._reading:
+            return
+        for part, of in zip(parts, opened, strict=False):  # an engine that cannot go on opens all parts in one
+            mine = cells[part.rows.start : part.rows.stop]
+            room = self._held_most - sum(held.size for held in self._held.values())
+            if of.speeches and len({c.place for c in mine}) == 1 and of.size <= room:
+                self._held[requests[mine[0].place], tuple(c.sample for c in mine)] = of
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
         """Answers each request, those together that go through the model together.
@@ -189,17 +210,23 @@ class MaskedReplies:
 
     def _say(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
         """What is said in each cell."""
-        replies, known = self._ask(requests, cells, self.max_new_tokens)
+        known = self._known_of(cells)
+        _, replies = self._ask(requests, cells, known, self.vlm.engine.reply)
+        self.spent.answered(replies)
         judged = self._judged([(c.sample, reply.ids) for c, reply in zip(cells, replies, strict=True)], known)
         return [self._said(c.sample, reply, judged) for c, reply in zip(cells, replies, strict=True)]
 
+    def _known_of(self, cells: Sequence[Cell]) -> dict[int, Intact]:
+        """The intact model on each sample."""
+        samples = list(dict.fromkeys(c.sample for c in cells))
+        return dict(zip(samples, self._intact(samples), strict=True))
+
     def _ask(
-        self, requests: Sequence[Request], cells: Sequence[Cell], max_new_tokens: int
-    ) -> tuple[list[Reply], dict[int, Intact]]:
-        """The masked model in each cell, and the intact one on each sample."""
+        self, requests: Sequence[Request], cells: Sequence[Cell], known: Mapping[int, Intact], ask: Callable[..., list[T]]
+    ) -> tuple[list[Part], list[T]]:
+        """Has the engine asked about the cells, each under its mask: the parts, and what the engine gives."""
         places, samples = list(dict.fromkeys(c.place for c in cells)), [c.sample for c in cells]
         first = requests[places[0]]
-        known = dict(zip(dict.fromkeys(samples), self._intact(list(dict.fromkeys(samples))), strict=True))
         references, drafts = [self.references[i] for i in samples], [self.intact[i].ids for i in samples]
         sets = first.neurons if len(places) == 1 else [requests[c.place].neurons for c in cells]
         parts, layout = self._parts(requests, cells, known), self._layout(samples)
@@ -212,20 +239,23 @@ class MaskedReplies:
         with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
             if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
-            asked = Asked(contexts, references, drafts, max_new_tokens, [c.place for c in cells])
-            replies = self.vlm.engine.reply(asked, layout, parts, see)
-        self.spent.add(replies, parts, len(self.vlm.engine.layers))
-        return replies, known
+            asked = Asked(contexts, references, drafts, self.max_new_tokens, [c.place for c in cells])
+            found = ask(asked, layout, parts, see)
+        self.spent.read(parts, len(self.vlm.engine.layers))
+        return parts, found
 
     def _parts(self, requests: Sequence[Request], cells: Sequence[Cell], known: Mapping[int, Intact]) -> list[Part]:
-        """Rows that read together: those that start at the same layer, or about the same where more rows cost little more."""
+        """Rows that read together: those under one mask, or under several where more rows cost little more."""
         starts = [self._first_layer(requests[c.place]) for c in cells]
         parts, begin = [], 0
         for row in range(1, len(cells) + 1):
             full = row - begin == self._reading
-            if row == len(cells) or full or (starts[row] != starts[begin] and not self.vlm.wide):
-                samples = [c.sample for c in cells[begin:row]]
-                parts.append(Part(range(begin, row), self._entry(min(starts[begin:row]), samples, known)))
+            if row == len(cells) or full or (cells[row].place != cells[begin].place and not self.vlm.wide):
+                samples = tuple(c.sample for c in cells[begin:row])
+                place, last = cells[begin].place, cells[row - 1].place
+                held = self._held.pop((requests[place], samples), None) if place == last else None
+                entry = self._entry(min(starts[begin:row]), samples, known)
+                parts.append(Part(range(begin, row), entry, held))
                 begin = row
         return parts
 

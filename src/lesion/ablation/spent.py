@@ -29,11 +29,16 @@ class Spent:
     layers: int = 0
     skipped: int = 0
 
-    def add(self, replies: Sequence[Reply], parts: Sequence[Part], layers: int) -> None:
-        """A batch, by a model of so many layers."""
-        self.rows += len(replies)
+    def read(self, parts: Sequence[Part], layers: int) -> None:
+        """Parts that a model of so many layers is about to read."""
+        for part in (p for p in parts if p.opened is None):
+            self.rows += len(part.rows)
+            self.passes += len(part.rows)
+            self.layers += layers * len(part.rows)
+            self.skipped += part.entry.layer * len(part.rows) if part.entry else 0
+
+    def answered(self, replies: Sequence[Reply]) -> None:
+        """A batch of answers, whose first pass is that over the reference."""
         self.tokens += sum(len(r.ids) for r in replies)
         self.accepted += sum(r.accepted for r in replies)
-        self.passes += sum(r.passes for r in replies)
-        self.layers += layers * len(replies)
-        self.skipped += sum(part.entry.layer * len(part.rows) for part in parts if part.entry)
+        self.passes += sum(r.passes - 1 for r in replies)

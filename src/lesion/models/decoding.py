@@ -28,10 +28,10 @@ class Reply:
     """
 
     seen: Any
-    ids: tuple[int, ...] = ()
-    log_probs: tuple[float, ...] = ()
-    accepted: int = 0
-    passes: int = 1
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    accepted: int
+    passes: int
 
 
 LONGEST = 16
@@ -61,9 +61,6 @@ class Speech:
     done: bool = False
     _trust: int = 2
 
-    def __post_init__(self) -> None:
-        self.done = self.limit == 0
-
     def read(self, draft: Sequence[int], greedy: Sequence[int], log_probs: Sequence[float]) -> int:
         """What the model says before each token of a draft, and after its last.
 
@@ -75,8 +72,6 @@ class Speech:
         Returns:
             How many of the draft's tokens are now part of the answer.
         """
-        if self.done:
-            return 0
         accepted = 0
         for i, (token, value) in enumerate(zip(greedy, log_probs, strict=True)):
             self.ids.append(token)

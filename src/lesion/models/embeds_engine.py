@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from lesion.core.errors import ModelError
 from lesion.models.beginnings import Beginning
 from lesion.models.decoding import Reply, Speech, chosen
-from lesion.models.engines import Asked, See, plain_generation, reply_plainly
+from lesion.models.engines import Asked, See, open_plainly, plain_generation, reply_plainly
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
+from lesion.models.opened import Opened
 from lesion.models.rows import KeyValues, Rows
 from lesion.models.trunk import DecoderLayers, Intact, Part
 
@@ -80,35 +81,46 @@ class EmbedsEngine:
         # The last position predicts what comes after the answer.
         return [row[keep - 1 - len(a.ids) : keep - 1].float().log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
 
+    def open(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Opened]:
+        if not self.layers:
+            return open_plainly(self, asked, layout, see)
+        return [part.opened or self._opened(asked, part, layout, see) for part in parts]
+
     def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
         import torch
 
         if not self.layers:
             return reply_plainly(self, self._handle, asked, layout, see)
-        speeches = [Speech(asked.max_new_tokens, self._handle.eos, draft) for draft in asked.drafts]
-        seen: list[Any] = []
-        waiting: list[tuple[list[int], Rows]] = []
+        opened = self.open(asked, layout, parts, see)
+        seen, speeches = [x for of in opened for x in of.seen], [s for of in opened for s in of.speeches]
+        active = [part.rows[place] for part, of in zip(parts, opened, strict=True) for place in of.left]
+        waiting = [of.rows for of in opened if of.rows is not None]
         with torch.inference_mode():
-            for part in parts:
-                mine = [(asked.contexts[row], asked.references[row], asked.masks[row]) for row in part.rows]
-                contexts, answers, masks = zip(*mine, strict=True)
-                begin = Beginning.of(contexts, masks)
-                rows, logits = self._prefill(contexts, answers, begin, layout, part)
-                back = {}
-                for row, answer, own_logits in zip(part.rows, answers, logits, strict=True):
-                    values, tokens, own = self._greedy(own_logits[len(own_logits) - 1 - len(answer.ids) :])
-                    seen.append(see(row, values[:-1]))
-                    back[row] = len(answer.ids) - speeches[row].read(answer.ids, tokens, own)
-                if left := [row for row in part.rows if not speeches[row].done]:
-                    rows.only([row - part.rows.start for row in left])
-                    rows.take_back([back[row] for row in left])
-                    waiting.append((left, rows))
-            active = [row for left, _ in waiting for row in left]
-            passes = self._speak(Rows.joined([rows for _, rows in waiting]), active, speeches, layout) if waiting else {}
+            passes = self._speak(Rows.joined(waiting), active, speeches, layout) if waiting else {}
         return [
             Reply(known, tuple(s.ids), tuple(s.log_probs), s.accepted, 1 + passes.get(row, 0))
             for row, (known, s) in enumerate(zip(seen, speeches, strict=True))
         ]
+
+    def _opened(self, asked: Asked, part: Part, layout: TokenLayout, see: See) -> Opened:
+        """Has a part's rows read."""
+        import torch
+
+        mine = [(asked.contexts[row], asked.references[row], asked.masks[row]) for row in part.rows]
+        contexts, references, masks = zip(*mine, strict=True)
+        opened = Opened([], [Speech(asked.max_new_tokens, self._handle.eos, asked.drafts[row]) for row in part.rows])
+        with torch.inference_mode():
+            rows, logits = self._prefill(contexts, references, Beginning.of(contexts, masks), layout, part)
+            back = []
+            for row, reference, own_logits, speech in zip(part.rows, references, logits, opened.speeches, strict=True):
+                values, tokens, own = self._greedy(own_logits[len(own_logits) - 1 - len(reference.ids) :])
+                opened.seen.append(see(row, values[:-1]))
+                back.append(len(reference.ids) - speech.read(reference.ids, tokens, own))
+            if left := opened.left:
+                rows.only(left)
+                rows.take_back([back[place] for place in left])
+                opened.rows = rows
+        return opened
 
     def _speak(self, rows: Rows, active: list[int], speeches: Sequence[Speech], layout: TokenLayout) -> dict[int, int]:
         """Writes answers to their ends.

@@ -17,6 +17,7 @@ from lesion.models.decoding import Reply, chosen
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.layout import TokenLayout
+from lesion.models.opened import Opened
 from lesion.models.trunk import DecoderLayers, Intact, Part
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Asked:
         contexts: One a row.
         references: Answers whose likelihood is wanted.
         drafts: For each row, an answer that its own may turn out to be; it changes nothing but the time.
-        max_new_tokens: Longest answer; 0 where none is wanted.
+        max_new_tokens: Longest answer.
         masks: For each row, a number that all rows masked alike have in common.
     """
 
@@ -64,6 +65,10 @@ class Engine(Protocol):
 
     def answer_log_probs(self, contexts: Sequence[Any], answers: Sequence[Answer]) -> list[torch.Tensor]:
         """For each row, float32 ``[answer tokens, vocabulary]``: the distribution from which each token was taken."""
+        ...
+
+    def open(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Opened]:
+        """What the model makes of the reference answers, part by part; arguments as those of :meth:`reply`."""
         ...
 
     def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
@@ -95,20 +100,24 @@ class Engine(Protocol):
         ...
 
 
+def open_plainly(engine: Engine, asked: Asked, layout: TokenLayout, see: See) -> list[Opened]:
+    """:meth:`Engine.open` for any engine."""
+    return [Opened([see(row, known) for row, known in enumerate(_log_probs(engine, asked, layout, asked.references))])]
+
+
 def reply_plainly(engine: Engine, handle: ModelHandle, asked: Asked, layout: TokenLayout, see: See) -> list[Reply]:
     """:meth:`Engine.reply` for any engine: generates, then goes through references and answers in passes of their own."""
-    rows, contexts = range(len(asked.contexts)), asked.contexts
-
-    def log_probs(answers: Sequence[Answer]) -> list[torch.Tensor]:
-        layout.read(rows, [len(a.ids) if engine.one_pass else 0 for a in answers])
-        return engine.answer_log_probs(contexts, answers)
-
-    if not asked.max_new_tokens:
-        return [Reply(see(row, known)) for row, known in enumerate(log_probs(asked.references))]
+    rows = range(len(asked.contexts))
     layout.read(rows, [0] * len(rows))
-    answers = [handle.answer(ids) for ids in engine.generate(contexts, asked.max_new_tokens)]
-    every = zip(rows, log_probs(asked.references), answers, log_probs(answers), strict=True)
+    answers = [handle.answer(ids) for ids in engine.generate(asked.contexts, asked.max_new_tokens)]
+    of_references, of_answers = (_log_probs(engine, asked, layout, of) for of in (asked.references, answers))
+    every = zip(rows, of_references, answers, of_answers, strict=True)
     return [Reply(see(row, known), a.ids, tuple(chosen(own, a.ids)), 0, len(a.ids)) for row, known, a, own in every]
+
+
+def _log_probs(engine: Engine, asked: Asked, layout: TokenLayout, answers: Sequence[Answer]) -> list[torch.Tensor]:
+    layout.read(range(len(answers)), [len(a.ids) if engine.one_pass else 0 for a in answers])
+    return engine.answer_log_probs(asked.contexts, answers)
 
 
 def plain_generation(handle: ModelHandle, max_new_tokens: int) -> Any:

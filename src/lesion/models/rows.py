@@ -55,6 +55,11 @@ class Rows:
                 part._cache.layers[layer] = None  # its memory is needed
         return whole
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(x.nbytes for layer in range(len(self._cache.layers)) for x in self._entries(layer))
+
     def _entries(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A layer's keys and values, ``[rows, heads, tokens, size]`` each."""
         kept: Any = self._cache.layers[layer]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lesion.models.opened import Opened
 from lesion.models.rows import KeyValues
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ class Part:
     Attributes:
         rows: Their numbers.
         entry: From where on the model differs from the intact one; None to run all of it.
+        opened: Where they have read already: what they go on from, which is used up.
     """
 
     rows: range
     entry: Entry | None = None
+    opened: Opened | None = None
 
 
 class DecoderLayers:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lesion.models.decoding import Reply, chosen
-from lesion.models.engines import Asked, See, plain_generation, reply_plainly
+from lesion.models.engines import Asked, See, open_plainly, plain_generation, reply_plainly
 from lesion.models.handle import ModelHandle
 from lesion.models.inputs import Answer, Prompt, collate
 from lesion.models.layout import TokenLayout
+from lesion.models.opened import Opened
 from lesion.models.trunk import DecoderLayers, Intact, Part
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class WholeEngine:
         output = self._run(contexts, plain, LogitsProcessorList([_Forced(forced)]))
         logits = torch.stack(output.logits, dim=1).float()
         return [row[: len(a.ids)].log_softmax(-1) for row, a in zip(logits, answers, strict=True)]
+
+    def open(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Opened]:
+        return open_plainly(self, asked, layout, see)
 
     def reply(self, asked: Asked, layout: TokenLayout, parts: Sequence[Part], see: See) -> list[Reply]:
         return reply_plainly(self, self._handle, asked, layout, see)
