@@ -74,7 +74,7 @@ def test_a_mask_is_measured_once(session, monkeypatch):
     neurons = top(session, samples)
     ablation = session.ablation(samples)
     one = ablation(neurons)
-    generated = count_calls(monkeypatch, MaskedReplies, "_batch")
+    generated = count_calls(monkeypatch, MaskedReplies, "_ask")
     assert session.ablation(samples)(neurons) == one == ablation(neurons) and one.key
     assert not generated
     ablation(NeuronSet())

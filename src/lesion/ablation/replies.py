@@ -92,7 +92,7 @@ class MaskedReplies:
         batch_size: Rows at a time; does not change the result but for rounding.
         statistics: Those that the interventions need.
         spent: Is added to.
-        kept: Bytes of what the intact model computed that are kept.
+        kept: So many bytes of what the intact model computed are kept, and so many of what masked ones read before they answer.
     """
 
     def __init__(

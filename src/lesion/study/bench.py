@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.measure import Ablation
 from lesion.ablation.spent import Spent
 from lesion.core.errors import DataError
-from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample, digest
 from lesion.hooks.intervene import Intervention
@@ -21,7 +20,7 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
 from lesion.study.options import StudyOptions
 from lesion.study.rundir import RunDirectory
-from lesion.study.statistics import digest_of, statistics_of
+from lesion.study.statistics import Importances, digest_of, statistics_of
 
 if TYPE_CHECKING:
     from lesion.ablation.clip import ClipScorer
@@ -108,7 +107,7 @@ class Bench:
         self,
         samples: Sequence[Sample] | None = None,
         intervention: Intervention | None = None,
-        importances: Mapping[str, Importance] | None = None,
+        importances: Importances | None = None,
     ) -> Ablation:
         """What masks do.
 

@@ -12,6 +12,8 @@ from lesion.core.importance import Importance
 from lesion.hooks.intervene import Intervention, Statistics
 from lesion.scoring.scorers import CLASS_VALUES, VALUE
 
+Importances = Mapping[str, Importance]
+"""By scorer."""
 SCORERS_OF = {"mean": (VALUE,), "class-mean": (VALUE, *CLASS_VALUES.values())}
 """Statistic of an intervention -> the scorers that measure it."""
 
@@ -28,7 +30,7 @@ def scorers_for(act: Intervention) -> list[str]:
     return [scorer for name in act.needs for scorer in SCORERS_OF[name]]
 
 
-def statistics_of(act: Intervention, importances: Mapping[str, Importance]) -> Statistics:
+def statistics_of(act: Intervention, importances: Importances) -> Statistics:
     """What an intervention needs, from the importances by its scorers (:func:`scorers_for`)."""
     scorers_for(act)
     statistics: dict[str, dict[str, np.ndarray]] = {}
