@@ -26,7 +26,7 @@ from lesion.report.figures import BLUE, GREY, ORANGE, new_figure, outside_legend
 from lesion.scoring.score import score
 
 HERE = Path(__file__).parent
-SAMPLES, TOKENS, LAYERS, NEURONS = (2, 4, 8, 16), (6, 12, 24, 48), (0, 8, 15, 22, 29), (1, 10, 100, 1000, 10_000)
+SAMPLES, TOKENS, NEURONS = (2, 4, 8, 16), (6, 12, 24, 48), (1, 10, 100, 1000, 10_000)
 _MOST = 8
 """Samples where another number grows."""
 
@@ -67,6 +67,11 @@ class Floor:
         self.bandwidth = large.nbytes / min(seconds(large.sum) for _ in range(10))
         self._size = sum(p.nbytes for p in bench.vlm.model.parameters())
 
+    @property
+    def firsts(self) -> list[int]:
+        """Some of the layers, from the first to the last."""
+        return sorted({round(part * (self.layers - 1)) for part in (0, 0.25, 0.5, 0.75, 1)})
+
     def operations(self, tokens: float, layers: int, heads: float) -> float:
         """Seconds for so many tokens through so many layers, and so many through the head."""
         return 2 * (tokens * layers * self._layer + heads * self._head) / self.rate
@@ -93,7 +98,7 @@ def scoring(bench: Bench, floor: Floor, turns: int) -> Iterator[Point]:
 
     for count in SAMPLES:
         yield point("samples", count, count, bench.answers, bench.language)
-    for first in LAYERS:
+    for first in floor.firsts:
         sites = Sites([s for s in bench.language if s.layer >= first])
         yield point("layers scored", floor.layers - first, _MOST, bench.answers, sites)
     for longest in TOKENS:
@@ -136,11 +141,11 @@ def masking(bench: Bench, floor: Floor, turns: int) -> Iterator[Point]:
 
     for count in SAMPLES:
         yield point("samples", count, count, drawn(100, 0), 24)
-    for first in LAYERS:
+    for first in floor.firsts:
         yield point("layers run", floor.layers - first, _MOST, drawn(100, first), 24)
     for longest in TOKENS:
         yield point("tokens of an answer", longest, _MOST, drawn(100, 0), longest)
-    for count in NEURONS:
+    for count in (n for n in NEURONS if n <= sites.neurons):
         yield point("masked neurons", count, _MOST, drawn(count, 0), 24)
 
 

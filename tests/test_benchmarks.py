@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cases import LONGEST, Bench, ties
+from benchmarks.memory import memory, peak
 from benchmarks.peers import Hooks
+from benchmarks.searching import searching
 from benchmarks.timing import compare, row
 from lesion.ablation.replies import Request
 from lesion.core.neurons import NeuronSet
@@ -26,6 +28,18 @@ def test_both_sides_take_turns():
     order: list[str] = []
     timed = compare("a", "m", "p", lambda: order.append("ours"), lambda: order.append("peer"), ">= 1", 3)
     assert order == ["ours", "peer", "peer", "ours", "ours", "peer"] and timed.turns == 3
+
+
+def test_both_searches_end_where_the_perplexity_is_tenfold():
+    found = searching(Bench("tiny-llava", 2, 1), "down")
+    k_star, linear = (int(text.split()[-1].replace(",", "")) for text in (found.name.split(" of ")[0], found.peer_name))
+    assert 1 < linear <= k_star and found.ratio > 1
+
+
+def test_peak_memory_is_that_of_one_side():
+    bench = Bench("tiny-llava", 2, 1)
+    assert 0 < peak(bench, "scoring", 1) < 2000
+    assert memory(bench, "scoring", "bare", "<= 9").unit == "MiB"
 
 
 def test_the_hook_loop_measures_the_same():
