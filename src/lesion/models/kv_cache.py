@@ -33,12 +33,12 @@ def _layer_class() -> Any:
             self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
             if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
+                return super().update(key_states, value_states, *args, **kwargs)
             used, new = self.get_seq_length(), key_states.shape[-2]
             if not self._whole or used + new > self._whole[0].shape[-2]:
                 whole = [x.new_empty(*x.shape[:-2], used + new + _ROOM, x.shape[-1]) for x in (key_states, value_states)]
                 for roomy, old in zip(whole, (self.keys, self.values), strict=True):
-                    if used and old is not None:
+                    if old is not None and used:
                         roomy[..., :used, :] = old
                 self._whole = tuple(whole)
             for whole, states in zip(self._whole, (key_states, value_states), strict=True):
