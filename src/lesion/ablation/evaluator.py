@@ -97,8 +97,7 @@ class Evaluator:
         Raises:
             OptionError: An intervention is not for its neurons' sites, or statistics that it needs are missing.
         """
-        for request in requests:
-            request.intervention.check(request.neurons.sites, self.vlm.is_encoder_decoder)
+        self._check(requests)
         for group in self.replies(requests):
             yield {place: self._evaluation(requests[place], said) for place, said in group.items()}
 
@@ -109,9 +108,13 @@ class Evaluator:
             requests: What is asked.
             hold: Whether all that :meth:`stream` tells of them will be asked for too.
         """
+        self._check(requests)
+        yield from self.replies.read(requests, hold)
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        """Whether each intervention is for its neurons' sites."""
         for request in requests:
             request.intervention.check(request.neurons.sites, self.vlm.is_encoder_decoder)
-        yield from self.replies.read(requests, hold)
 
     def many(self, requests: Sequence[Request]) -> list[Evaluation]:
         """Masks and measures, in the order of the requests; see :meth:`stream`."""

@@ -134,7 +134,8 @@ class Ablation:
             sets: Of neurons.
             hold: Whether :meth:`many` will be asked about them too.
         """
-        keys = {self.key(n): n for n in sets}
+        asked = [self.key(neurons) for neurons in sets]
+        keys = dict(zip(asked, sets, strict=True))
         found: dict[str, Decision] = {k: self.decide(e) for k in keys if (e := self._store.evaluation(k)) is not None}
         self._read({k: n for k, n in keys.items() if k not in found and self._store.reading(k) is None}, hold)
         for key in (k for k in keys if k not in found):
@@ -144,7 +145,7 @@ class Ablation:
                 found[key] = decision
         still = {k: n for k, n in keys.items() if k not in found}
         found |= {k: self.decide(e) for k, e in zip(still, self.many(list(still.values())), strict=True)}
-        return [found[self.key(neurons)] for neurons in sets]
+        return [found[key] for key in asked]
 
     def collapses(self, sets: Sequence[NeuronSet]) -> list[bool]:
         """Whether masking each of the sets collapses the model; undecided is no."""
