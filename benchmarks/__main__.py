@@ -92,12 +92,17 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(found)}")
     print("| what | model | peer | lesion | peer | ratio | of single turns | goal | reached |")
     print("|---|---|---|---|---|---|---|---|---|")
-    rows = []
     for name in chosen:
         row = found[name]()
-        rows.append(row.as_dict())
         print(line(row), flush=True)
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+        keep(row, options.out)
+
+
+def keep(row: Row, file: Path) -> None:
+    """Writes a row beside those of earlier runs, in place of one that compares the same."""
+    rows = json.loads(file.read_text()) if file.exists() else []
+    kept = [old for old in rows if (old["name"], old["model"], old["peer_name"]) != (row.name, row.model, row.peer_name)]
+    file.write_text(json.dumps([*kept, row.as_dict()], indent=1) + "\n")
 
 
 if __name__ == "__main__":

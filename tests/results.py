@@ -14,9 +14,11 @@ from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.outcome import Likelihood, Mode, SampleOutcome
+from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.entries import criterion_entries, point_entry
+from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
 from lesion.study.options import StudyOptions
-from lesion.study.result import ControlEntry, NeuronEntry, RankedNeuron, Result, SampleEntry, SiteSummary, by_kind
+from lesion.study.result import Result, SampleEntry, SiteSummary
 from lesion.study.verdict import Verdict
 
 KS = (0, 1, 2, 3, 4, 6)

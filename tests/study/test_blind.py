@@ -27,7 +27,8 @@ from lesion.report.html import write_report
 from lesion.scoring.score import score
 from lesion.study import rundir
 from lesion.study.blind import NATS, TIMES, first_of, is_far_beyond
-from lesion.study.result import Blind, FirstOrder, MaskedAlone, NeuronEntry
+from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.result import Blind, FirstOrder, MaskedAlone
 from lesion.study.verdict import Verdict
 from tests import tiny_models
 from tests.report.pages import plain

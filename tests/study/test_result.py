@@ -12,7 +12,7 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.neurons import NeuronSet
 from lesion.core.statistics import share_upper_bound
 from lesion.models.loading import load
-from lesion.study.result import ControlEntry, by_kind
+from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.rundir import CRITICAL, RESULT
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lesion.core.importance import Importance
-from lesion.core.neurons import NeuronSet
+from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Site
+from lesion.scoring.writers import Writers
 
 Draw = Callable[[NeuronSet, Ranking, Importance, np.random.Generator], dict[Site, np.ndarray]]
 NEAREST = 20
@@ -114,6 +115,17 @@ def register_control(name: str, label: str) -> Callable[[Draw], Draw]:
     return add
 
 
+CHANNEL = "channel"
+"""The kind that :func:`draw_writers` draws, where it is known who writes what."""
+
+
+def label_of(kind: str) -> str:
+    """What a kind of control sets is called."""
+    if kind == CHANNEL:
+        return "Sets that write the same channels"
+    return KINDS[kind].label if kind in KINDS else kind
+
+
 def draw(kind: str, seed: int, critical: NeuronSet, ranking: Ranking, activation: Importance) -> NeuronSet | None:
     """A control set of the critical set's size, without any of its members.
 
@@ -128,8 +140,33 @@ def draw(kind: str, seed: int, critical: NeuronSet, ranking: Ranking, activation
     Returns:
         The set; None where there are not enough other neurons.
     """
-    rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
     try:
-        return NeuronSet.from_arrays(KINDS[kind].draw(critical, ranking, activation, rng))
+        return NeuronSet.from_arrays(KINDS[kind].draw(critical, ranking, activation, _generator(seed, kind)))
     except NotEnoughNeurons:
         return None
+
+
+def draw_writers(seed: int, critical: NeuronSet, writers: Writers) -> NeuronSet | None:
+    """A control set that writes the same channels: for each critical neuron, one of the others that write most of its channel.
+
+    Args:
+        seed: The same seed draws the same set.
+        critical: What it is a control for.
+        writers: Of each channel.
+
+    Returns:
+        The set; None where a channel has not enough other writers.
+    """
+    rng, chosen = _generator(seed, CHANNEL), list[Neuron]()
+    for neuron in critical:
+        channel = writers.channel_of(neuron)
+        found = [] if channel is None else [w.neuron for w in writers.of(channel)]
+        others = [n for n in found if n not in critical and n not in chosen]
+        if not others:
+            return None
+        chosen.append(others[int(rng.integers(len(others)))])
+    return NeuronSet(chosen)
+
+
+def _generator(seed: int, kind: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(kind.encode())])

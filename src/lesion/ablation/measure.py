@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,21 +10,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lesion.ablation.controls import KINDS, draw
+from lesion.ablation.controls import CHANNEL, KINDS, draw, draw_writers
 from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.minimal import Minimal, backward_elimination, delta_debug
 from lesion.ablation.replies import Request
 from lesion.ablation.search import drive
+from lesion.ablation.smallest import Harm
 from lesion.ablation.sweep import sweep
 from lesion.core.criterion import Baseline, Criterion, Decision, decide
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import Likelihood
+from lesion.core.outcome import Likelihood, pool
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
+from lesion.scoring.writers import Writers
 
 Entry = tuple[str, dict[str, Any], Evaluation]
 """Key, what it is, and what was measured."""
@@ -137,7 +140,8 @@ class Ablation:
         asked = [self.key(neurons) for neurons in sets]
         keys = dict(zip(asked, sets, strict=True))
         found: dict[str, Decision] = {k: self.decide(e) for k in keys if (e := self._store.evaluation(k)) is not None}
-        self._read({k: n for k, n in keys.items() if k not in found and self._store.reading(k) is None}, hold)
+        if self.criterion.early(self.baseline):  # otherwise a reading can decide nothing
+            self._read({k: n for k, n in keys.items() if k not in found}, hold)
         for key in (k for k in keys if k not in found):
             reading = self._store.reading(key)
             decision = None if reading is None else self.criterion.decide_early(self.baseline, reading)
@@ -151,12 +155,30 @@ class Ablation:
         """Whether masking each of the sets collapses the model; undecided is no."""
         return [decision == "collapsed" for decision in self.decisions(sets)]
 
-    def _read(self, missing: Mapping[str, NeuronSet], hold: bool) -> None:
-        """Has the reference answers read under each of the sets; under none where that can decide nothing."""
-        keys = list(missing)
-        if not keys or not self.criterion.early(self.baseline):
+    def readings(self, sets: Sequence[NeuronSet]) -> list[Sequence[Likelihood]]:
+        """How likely the reference answers are with each of the sets masked, one likelihood a sample."""
+        asked = [self.key(neurons) for neurons in sets]
+        keys = dict(zip(asked, sets, strict=True))
+        self._read({k: n for k, n in keys.items() if self._store.evaluation(k) is None})
+        return [self._reading(key) for key in asked]
+
+    def _reading(self, key: str) -> Sequence[Likelihood]:
+        """What is kept under a key, by itself or in an evaluation."""
+        evaluation = self._store.evaluation(key)
+        return (self._store.reading(key) or ()) if evaluation is None else [o.reference for o in evaluation.outcomes]
+
+    def harms(self, sets: Sequence[NeuronSet]) -> list[Harm]:
+        """What masking each of the sets does to the reference answers, and whether it collapses the model."""
+        intact, readings = pool(self.readings([NeuronSet()])[0]).nll, self.readings(sets)
+        rises = [math.inf if (nll := pool(r).nll) is None or intact is None else nll - intact for r in readings]
+        return [Harm(rise, fallen) for rise, fallen in zip(rises, self.collapses(sets), strict=True)]
+
+    def _read(self, wanted: Mapping[str, NeuronSet], hold: bool = False) -> None:
+        """Has the reference answers read under those of the sets of which no reading is kept."""
+        keys = [key for key in wanted if self._store.reading(key) is None]
+        if not keys:
             return
-        for group in self.evaluator.read([Request(missing[k], self.intervention) for k in keys], hold):
+        for group in self.evaluator.read([Request(wanted[k], self.intervention) for k in keys], hold):
             self._store.add_readings({keys[place]: reading for place, reading in group.items()})
 
     def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
@@ -194,13 +216,25 @@ class Ablation:
             return drive(search, answer)
 
     def controls(
-        self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0
+        self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0,
+        writers: Writers | None = None,
     ) -> list[Control]:
-        """Sets of the same size, drawn by chance: ``seeds`` of each kind of :data:`lesion.ablation.controls.KINDS`."""
+        """Sets of the same size, drawn by chance: ``seeds`` of each kind.
+
+        Args:
+            critical: What they are controls for; none are drawn for the empty set.
+            ranking: Says which sites take part.
+            activation: Mean activation magnitudes.
+            seeds: How many of each kind of :data:`lesion.ablation.controls.KINDS`.
+            first_seed: Of each kind's first.
+            writers: Of each channel; given, those that write the same channels are drawn too.
+        """
         if not len(critical):
             return []
         wanted = [(kind, seed) for kind in KINDS for seed in range(seeds)]
         drawn = {(kind, seed): draw(kind, first_seed + seed, critical, ranking, activation) for kind, seed in wanted}
+        if writers is not None:
+            drawn |= {(CHANNEL, seed): draw_writers(first_seed + seed, critical, writers) for seed in range(seeds)}
         sets = {which: neurons for which, neurons in drawn.items() if neurons is not None}
         with self._progress.stage("controls", len(sets)) as advance:
             measured: dict[tuple[str, int], Evaluation] = {}

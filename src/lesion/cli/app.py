@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lesion.cli.certify import certify
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
 from lesion.cli.runs import diff, report, show, try_
@@ -62,7 +63,7 @@ def lesion(
 
 for name, command in (
     ("study", study), ("sites", sites), ("doctor", doctor), ("show", show), ("diff", diff), ("try", try_),
-    ("check-known", check_known), ("ranks", ranks), ("paper", paper), ("report", report),
+    ("check-known", check_known), ("certify", certify), ("ranks", ranks), ("paper", paper), ("report", report),
 ):  # fmt: skip
     app.command(name)(one_line_errors()(command))
 

@@ -11,10 +11,15 @@ from rich.table import Table
 
 from lesion.core.criterion import CollapseCriterion
 from lesion.core.metrics import METRICS, headline
-from lesion.study.result import Blind, ControlEntry, CriterionEntry, Metrics, Result, by_kind
+from lesion.study.control_entry import ControlEntry, by_kind
+from lesion.study.measured import Metrics
+from lesion.study.result import Blind, CriterionEntry, Result
+from lesion.study.searched import Searched
 
 _BAR = 20
 """Characters of the longest bar of the text plot."""
+_LISTED = 10
+"""So many neurons of a set are named."""
 PERPLEXITY, NLL, CLIP = "ppl_reference", "nll_reference", "clip_score"
 """The metrics of the text plot."""
 
@@ -37,6 +42,8 @@ def show_result(result: Result, console: Console) -> None:
         _show_critical(result, console)
         _show_controls(result.controls, console)
         _show_example(result, console)
+    if result.searched is not None:
+        _show_searched(result.searched, console)
     if result.blind is not None:
         _show_blind(result.blind, result.scorer, console)
     for note in result.notes:
@@ -160,6 +167,18 @@ def _show_critical(result: Result, console: Console) -> None:
         count = len(result.minimal_set)
         each = f"no {count - 1} of these {count} collapse it" if result.minimal_verified and count > 1 else f"{count}"
         _line(console, f"minimal set ({each})", ", ".join(map(str, result.minimal_set)))
+
+
+def _show_searched(found: Searched, console: Console) -> None:
+    """The set that measuring found, and its own controls."""
+    spent = f"{found.spent:,} of {found.budget:,} sets measured on {found.samples:,} samples"
+    if found.neurons is None:
+        _line(console, "found by measuring", f"nothing ({spent})")
+        return
+    shown = ", ".join(map(str, found.neurons[:_LISTED]))
+    more = f" and {len(found.neurons) - _LISTED:,} more" if len(found.neurons) > _LISTED else ""
+    _line(console, f"found by measuring ({found.level})", f"{shown}{more} ({spent})")
+    _show_controls(found.controls, console)
 
 
 def _show_controls(controls: list[ControlEntry], console: Console) -> None:

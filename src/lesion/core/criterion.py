@@ -273,6 +273,11 @@ def decide(criterion: Criterion, baseline: Baseline, evaluation: Evaluation) -> 
     return _WORDS[int(criterion.decide_in(baseline, evaluation, everyone)[0])]
 
 
+def told(decision: Decision | None) -> bool | None:
+    """A decision as files have it: whether the model has collapsed; None where that was not measured or is undecided."""
+    return None if decision in (None, "undecided") else decision == "collapsed"
+
+
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
     for criterion in (

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class NeuronSet(HtmlTable):
         """Sorted int64 indices of the members in a site, ``[members]``."""
         return self._arrays.get(site, np.empty(0, dtype=np.int64))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of the members (16 hexadecimal digits); the same set has the same one on every machine."""
         text = hashlib.sha256()

@@ -95,10 +95,10 @@ def _plain(weight: Any) -> bool:
     return weight.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def column_norms(module: Any, expert: int) -> torch.Tensor:
-    """How much each hidden unit of an expert writes for a unit of its activation, float32 ``[hidden]``."""
-    weight = fetch(module, "down_proj")[expert]
-    return weight.detach().float().norm(dim=1 if module.is_transposed else 0)
+def written(module: Any, expert: int) -> torch.Tensor:
+    """What each hidden unit of an expert writes for a unit of its activation, float32 ``[channels, hidden]``."""
+    weight = fetch(module, "down_proj")[expert].detach().float()
+    return weight.T if module.is_transposed else weight
 
 
 # -- whose function computes the experts -----------------------------------------------------------------------------------

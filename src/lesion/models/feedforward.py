@@ -142,8 +142,8 @@ def columns(module: Any, weight: torch.Tensor) -> torch.Tensor:
     return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
-def column_norms(module: Any) -> torch.Tensor:
-    """How much a linear layer of any make writes for a unit of each of its inputs, float32 ``[fan-in]``.
+def written(module: Any) -> torch.Tensor:
+    """What a linear layer of any make writes for a unit of each of its inputs, float32 ``[fan-out, fan-in]``.
 
     A quantised layer keeps its weight in a form of its own, so it is asked: its output for each input by itself.
     """
@@ -152,15 +152,15 @@ def column_norms(module: Any) -> torch.Tensor:
     known = fans(module)
     weight = columns(module, fetch(module, "weight"))
     if weight.is_floating_point() and known is not None and tuple(weight.shape) == known[::-1]:
-        return weight.detach().float().norm(dim=0)
+        return weight.detach().float()
     fan_in = (known or (0, 0))[0]
-    norms = []
+    outputs = []
     with torch.no_grad():
         bias = getattr(module, "bias", None)
         for rows in torch.eye(fan_in, device=weight.device).split(_AT_A_TIME):
-            written = module(rows).float()
-            norms.append((written if bias is None else written - bias.float()).norm(dim=1))
-    return torch.cat(norms)
+            output = module(rows).float()
+            outputs.append(output if bias is None else output - bias.float())
+    return torch.cat(outputs).T
 
 
 def linear_layers(modules: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

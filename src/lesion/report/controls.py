@@ -8,7 +8,8 @@ from typing import Literal
 
 from lesion.core.metrics import METRICS
 from lesion.report.charts import LN10, RIGHT, power, show_decades
-from lesion.study.result import Result, by_kind
+from lesion.study.control_entry import by_kind
+from lesion.study.result import Result
 
 LEFT, ROW, TOP = 232, 30, 24
 SPREAD = (0, -6, 6, -3, 3)

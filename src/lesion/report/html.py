@@ -27,7 +27,9 @@ from lesion.report.charts import Chart, overlay_chart
 from lesion.report.view import View
 from lesion.report.words import visible
 from lesion.study import rundir
-from lesion.study.result import Metrics, Result, by_kind
+from lesion.study.control_entry import by_kind
+from lesion.study.measured import Metrics
+from lesion.study.result import Result
 
 COMPARISON = "comparison.html"
 """Of several studies, where no name is given."""

@@ -22,7 +22,9 @@ from lesion.report.criteria import CriterionRow, criterion_rows, in_words, left_
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
 from lesion.report.words import Piece, changes, visible
 from lesion.study import rundir
-from lesion.study.result import ControlGroup, Metrics, Result, SampleEntry, by_kind
+from lesion.study.control_entry import ControlGroup, by_kind
+from lesion.study.measured import Metrics
+from lesion.study.result import Result, SampleEntry
 
 LONG = 600
 """Answers of more characters are folded."""

@@ -19,13 +19,13 @@ from lesion.core.importance import Importance
 from lesion.core.sites import Site, Sites
 from lesion.hooks.capture import capture_activations
 from lesion.hooks.relevance import linearised
-from lesion.models import experts, feedforward
 from lesion.models.handle import frozen
 from lesion.scoring.gradients import backward
 from lesion.scoring.integrated_gradients import along_path
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.output_share import capture_with_stream
 from lesion.scoring.scorers import SCORERS, Pass, get_scorer
+from lesion.scoring.writers import out_weight
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +47,8 @@ def out_norms(model: nn.Module, site: Site) -> torch.Tensor:
     """
     import torch
 
-    if site.writes_through is None:
-        return torch.ones(site.width * site.group)
-    module = model.get_submodule(site.writes_through)
-    norms = feedforward.column_norms(module) if site.expert is None else experts.column_norms(module, site.expert)
-    return norms[site.slice] if site.side == "input" else norms
+    weight = out_weight(model, site)
+    return torch.ones(site.width * site.group) if weight is None else weight.norm(dim=0)
 
 
 def score(

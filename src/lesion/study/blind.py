@@ -35,8 +35,9 @@ from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Sites
 from lesion.scoring.scorers import SCORERS
+from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.options import StudyOptions
-from lesion.study.result import Blind, FirstOrder, MaskedAlone, NeuronEntry
+from lesion.study.result import Blind, FirstOrder, MaskedAlone
 from lesion.study.session import Session
 
 TIMES = 10.0

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lesion.ablation.measure import Ablation
+from lesion.core.criterion import told
 from lesion.core.errors import OptionError
 from lesion.core.neurons import NeuronSet
 from lesion.core.progress import Progress
@@ -16,8 +17,9 @@ from lesion.core.sites import Role
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import published
 from lesion.study.importances import importances
+from lesion.study.measured import Metrics
+from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.options import StudyOptions
-from lesion.study.result import Metrics, NeuronEntry
 from lesion.study.rundir import default_folder
 from lesion.study.session import Session
 from lesion.study.statistics import scorers_for
@@ -109,7 +111,7 @@ def mask_known(ablation: Ablation, sets: Mapping[Role, NeuronSet]) -> list[Known
     return [
         KnownRow(
             role=role, neurons=[NeuronEntry.of(n) for n in neurons], metrics=evaluation.metrics, evaluation=evaluation.key,
-            collapsed={"collapsed": True, "standing": False, "undecided": None}[ablation.decide(evaluation)],
+            collapsed=told(ablation.decide(evaluation)),
         )
         for (role, neurons), evaluation in zip(sets.items(), ablation.many(list(sets.values())), strict=True)
     ]  # fmt: skip

@@ -15,11 +15,14 @@ from lesion.core.importance import Importance
 from lesion.core.metrics import METRICS
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
+from lesion.study.control_entry import by_kind
 from lesion.study.entries import control_entry, criterion_entries, example_entries, point_entry, sample_entries
 from lesion.study.health import complaints, near_copies
 from lesion.study.manifest import conditions
+from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
 from lesion.study.published import Known, truth_of
-from lesion.study.result import Blind, NeuronEntry, RankedNeuron, Result, SiteSummary, by_kind
+from lesion.study.result import Blind, Result, SiteSummary
+from lesion.study.searched import Searched
 from lesion.study.session import Session
 from lesion.study.verdict import Verdict
 
@@ -49,6 +52,7 @@ class Findings:
         minimal: None where none was sought.
         controls: Sets of the same size.
         blind: What the ranking does not see; None where nothing was looked at.
+        searched: What measuring sets found; None where that was not asked for.
     """
 
     session: Session
@@ -60,6 +64,7 @@ class Findings:
     minimal: Minimal | None
     controls: Sequence[Control]
     blind: Blind | None = None
+    searched: Searched | None = None
 
     @cached_property
     def known(self) -> Known | None:
@@ -83,6 +88,9 @@ class Findings:
             [(n.site.component, n.site.layer) for n in self.critical], (random.drawn, random.fallen) if random else (0, 0),
             self.complaints, random.undecided if random else 0, None if self.blind is None else self.blind.alone,
         )  # fmt: skip
+        sentences = [str(verdict)]
+        if self.searched is not None:
+            sentences.append(self.searched.sentence(options.model, k_star))
         return Result(
             model=options.model, component=options.component, role=options.role, scorer=self.ranking.name,
             alpha=options.alpha, samples=len(session.samples), neurons_total=total,
@@ -104,7 +112,8 @@ class Findings:
                 list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
             ),
             chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
-            complaints=self.complaints, blind=self.blind, notes=session.notes, handful=verdict.is_handful, verdict=str(verdict),
+            complaints=self.complaints, blind=self.blind, searched=self.searched, notes=session.notes,
+            handful=verdict.is_handful, verdict=" ".join(sentences),
             command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
             run=str(session.run.path),
         )  # fmt: skip

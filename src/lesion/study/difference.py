@@ -10,7 +10,8 @@ import numpy as np
 
 from lesion.core.metrics import METRICS
 from lesion.core.neurons import NeuronSet
-from lesion.study.result import Metrics, Result
+from lesion.study.measured import Metrics
+from lesion.study.result import Result
 from lesion.study.rundir import CRITICAL
 
 ANSWERS = (

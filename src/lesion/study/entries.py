@@ -10,13 +10,14 @@ from PIL import Image
 
 from lesion.ablation.measure import Control
 from lesion.core.collapse import Collapse, detect_collapse
-from lesion.core.criterion import CRITERIA
+from lesion.core.criterion import CRITERIA, told
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.files import write_bytes
 from lesion.data.samples import Sample
 from lesion.study import rundir
-from lesion.study.result import ControlEntry, CriterionEntry, CurvePoint, Example, SampleEntry
+from lesion.study.control_entry import ControlEntry
+from lesion.study.result import CriterionEntry, CurvePoint, Example, SampleEntry
 
 PICTURE = 224
 """Longest side of the small copies of the images, in pixels."""
@@ -35,7 +36,7 @@ def control_entry(control: Control) -> ControlEntry:
     evaluation = control.evaluation
     return ControlEntry(
         kind=control.kind, seed=control.seed, k=control.k,
-        collapsed=None if control.decision in (None, "undecided") else control.decision == "collapsed",
+        collapsed=told(control.decision),
         evaluation=None if evaluation is None else evaluation.key, **({} if evaluation is None else evaluation.metrics),
     )  # fmt: skip
 

@@ -62,6 +62,11 @@ class StudyOptions(BaseModel):
     max_k: int | None = Field(None, ge=1, description="largest number of neurons to mask; default: all")
     max_new_tokens: int = Field(64, ge=1, description="longest answer")
     controls: int = Field(10, ge=0, description="control sets of each kind")
+    search: Literal["prefix", "measured"] = Field(
+        "prefix", description="prefix: the first k of the ranking; measured: beside that, the fewest found by measuring sets"
+    )
+    search_budget: int = Field(500, ge=1, description="sets that the measured search may measure")
+    shortlist: int = Field(128, ge=1, description="neurons that the measured search makes sets of")
     minimal_limit: int = Field(32, ge=0, description="largest k* for which a minimal set is sought")
     clip: str = Field("auto", description="CLIP model for the CLIP score; none for none")
     seed: int = Field(0, ge=0, description="chooses samples and controls")

@@ -169,12 +169,12 @@ def _seeded() -> Known:
     return _known("tiny-llava", "^tiny-llava$", "seeded on purpose; see the model's card", *places)
 
 
-_SEEDED: dict[str, Callable[[], Known]] = {"tiny-llava": _seeded}
+SEEDED: dict[str, Callable[[], Known]] = {"tiny-llava": _seeded}
 
 
 def names() -> list[str]:
     """What ``--expect`` can be."""
-    return [*_SEEDED, *(k.name for k in PUBLISHED)]
+    return [*SEEDED, *(k.name for k in PUBLISHED)]
 
 
 def known(name: str) -> Known:
@@ -183,8 +183,8 @@ def known(name: str) -> Known:
     Raises:
         OptionError: Nothing is known under that name; the message lists the names.
     """
-    if name in _SEEDED:
-        return _SEEDED[name]()
+    if name in SEEDED:
+        return SEEDED[name]()
     for entry in PUBLISHED:
         if entry.name == name:
             return entry
@@ -201,7 +201,7 @@ def recognise(*names: str | None) -> Known | None:
         The first entry whose pattern is found in one of the names, in the order of the names; None if there is none.
     """
     for name in names:
-        for entry in (*(make() for make in _SEEDED.values()), *PUBLISHED):
+        for entry in (*(make() for make in SEEDED.values()), *PUBLISHED):
             if name and re.search(entry.pattern, name.lower()):
                 return entry
     return None

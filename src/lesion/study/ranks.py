@@ -18,8 +18,8 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.scoring.scorers import get_scorer, rankers
 from lesion.study import published, rundir
 from lesion.study.importances import importances
+from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.options import StudyOptions
-from lesion.study.result import NeuronEntry
 from lesion.study.rundir import default_folder
 from lesion.study.session import Session
 

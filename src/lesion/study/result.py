@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from lesion.ablation.controls import KINDS
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
 from lesion.core.errors import RunError
 from lesion.core.evaluation import Evaluation
 from lesion.core.identity import Identity
-from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import SampleOutcome
 from lesion.core.sites import Site
-from lesion.core.statistics import share_upper_bound
 from lesion.core.tables import escape, to_frame
+from lesion.study.control_entry import ControlEntry, by_kind
+from lesion.study.measured import Measured, Metrics
+from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
 from lesion.study.rundir import CRITICAL, RESULT
-
-Metrics = dict[str, float | None]
-
-
-class NeuronEntry(BaseModel):
-    """A neuron, spelled out."""
-
-    path: str
-    component: str
-    role: str
-    layer: int
-    index: int
-    width: int = Field(description="neurons of its site")
-    expert: int | None = None
-
-    @classmethod
-    def of(cls, neuron: Neuron) -> NeuronEntry:
-        return cls(**neuron.as_dict(), width=neuron.site.width)
-
-    def neuron(self) -> Neuron:
-        """As a noun; its site is known by name alone, so fit it to a model before masking."""
-        site = Site(self.path, self.component, self.role, self.layer, self.width, expert=self.expert)  # pyright: ignore[reportArgumentType]
-        return Neuron(site, self.index)
-
-    def __str__(self) -> str:
-        expert = "" if self.expert is None else f" expert {self.expert}"
-        return f"{self.component} layer {self.layer}{expert} {self.role}[{self.index}]"
-
-
-class RankedNeuron(NeuronEntry):
-    """One of the first of the ranking, with what is known of it."""
-
-    rank: int = Field(description="from 1")
-    importance: float | None = Field(description="by the study's scorer; None for a ranking without scores")
-    activation: float = Field(description="mean |activation|")
-    gradient: float = Field(description="mean |gradient of the loss|")
-    consistency: float | None = Field(description="share of samples in which it is among the top share of its role")
-    critical: bool = Field(description="among the top k*")
-    known: bool = Field(description="a published or seeded coordinate")
+from lesion.study.searched import Searched
 
 
 class SiteSummary(BaseModel):
@@ -97,17 +58,7 @@ class SampleEntry(BaseModel):
     picture: str | None = Field(description="small copy of the image, a file below the run directory")
 
 
-class _Measured(BaseModel):
-    """Something with every metric by its name beside its own fields."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def metrics(self) -> Metrics:
-        return dict(self.__pydantic_extra__ or {})
-
-
-class CurvePoint(_Measured):
+class CurvePoint(Measured):
     """One k of the curve: ``k``, ``collapsed``, every metric by its name, and every sample's answer and values."""
 
     k: int
@@ -115,16 +66,6 @@ class CurvePoint(_Measured):
     modes: dict[str, float]
     evaluation: str = Field(description="key of the line in evaluations.jsonl")
     outcomes: list[dict[str, Any]] = Field(description="what lesion.core.outcome.SampleOutcome holds, one a measured sample")
-
-
-class ControlEntry(_Measured):
-    """One control set. ``collapsed`` is None where it could not be drawn, or the samples do not decide."""
-
-    kind: str
-    seed: int
-    k: int
-    collapsed: bool | None
-    evaluation: str | None = None
 
 
 class CriterionEntry(BaseModel):
@@ -135,60 +76,6 @@ class CriterionEntry(BaseModel):
     k_star: int | None
     undecided: bool = Field(description="the samples do not decide at some k")
     left_out: dict[str, str] = Field(description="metric -> why its condition decides nothing")
-
-
-@dataclass(frozen=True)
-class ControlGroup:
-    """The control sets of one kind.
-
-    Attributes:
-        kind: See :data:`lesion.ablation.controls.KINDS`.
-        sets: Those that could be drawn.
-        missing: How many could not.
-    """
-
-    kind: str
-    sets: tuple[ControlEntry, ...]
-    missing: int
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return KINDS[self.kind].label if self.kind in KINDS else self.kind
-
-    @property
-    def drawn(self) -> int:
-        return len(self.sets)
-
-    @property
-    def fallen(self) -> int:
-        """How many collapse the model."""
-        return sum(bool(c.collapsed) for c in self.sets)
-
-    @property
-    def undecided(self) -> int:
-        """Of how many the samples do not tell."""
-        return sum(c.collapsed is None for c in self.sets)
-
-    @property
-    def standing(self) -> int:
-        """How many leave the model standing."""
-        return self.drawn - self.fallen - self.undecided
-
-    @property
-    def bound(self) -> float | None:
-        """With 95 % confidence at most this share of all such sets collapses the model; None where none was drawn."""
-        return share_upper_bound(self.fallen + self.undecided, self.drawn) if self.sets else None
-
-
-def by_kind(controls: Sequence[ControlEntry]) -> dict[str, ControlGroup]:
-    """The control sets of each kind, in the order in which the kinds come."""
-    groups = {}
-    for kind in dict.fromkeys(c.kind for c in controls):
-        every = [c for c in controls if c.kind == kind]
-        drawn = tuple(c for c in every if c.evaluation is not None)
-        groups[kind] = ControlGroup(kind, drawn, len(every) - len(drawn))
-    return groups
 
 
 class MaskedAlone(BaseModel):
@@ -277,6 +164,7 @@ class Result(BaseModel):
     seed: int
     complaints: list[str] = Field(description="why the intact model does not work on this data; empty where it does")
     blind: Blind | None = Field(None, description="where the gradient does not see what masking does; None where not looked at")
+    searched: Searched | None = Field(None, description="what measuring sets found; None where that was not asked for")
     notes: list[str] = Field(description="everything a reader should know before believing it")
     handful: bool = Field(description="whether there is a critical handful, by the rule of lesion.study.verdict")
     verdict: str

@@ -29,7 +29,7 @@ except ImportError:  # Windows has no such lock; there, two processes in one fol
 CONFIG, MANIFEST, RESULT, STAGES = "config.yaml", "manifest.json", "result.json", "stages.json"
 ANSWERS, IMPORTANCE, RANKING, CURVE = "answers.json", "importance.safetensors", "ranking.csv", "curve.json"
 COLLAPSE, MINIMAL, CONTROLS, CRITICAL = "collapse.json", "minimal.json", "controls.json", "critical.json"
-BLIND, RANKS = "blind.json", "ranks.json"
+BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
 EVALUATIONS, FIGURES, PICTURES, REPORT, LOCK = "evaluations.jsonl", "figures", "pictures", "report.html", ".lock"
 
 

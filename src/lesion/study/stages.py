@@ -1,6 +1,7 @@
 """The stages of a study: each a function that reads what the stages before it left behind, and writes one artefact.
 
-``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``minimal``, ``controls``, ``blind`` -> ``result``
+``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``minimal``, ``controls``, ``blind``, ``search`` ->
+``result``
 
 A stage whose artefact is there, made from what is there now, is not run again. So a study that was killed goes on where it
 stopped; ``--from STAGE`` makes a stage and those behind it anew; and a file that is replaced by hand (a ``ranking.csv`` of
@@ -24,13 +25,16 @@ from lesion.core.errors import OptionError
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
-from lesion.study import rundir
+from lesion.study import measured_search, rundir
 from lesion.study.blind import Looked, look
 from lesion.study.conclusion import Findings, warn_of_the_intact_model
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import note_unscored, rankable, study_scorers
+from lesion.study.measured_search import Ground
+from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.own import own_order
-from lesion.study.result import Blind, NeuronEntry, Result
+from lesion.study.result import Blind, Result
+from lesion.study.searched import Searched
 from lesion.study.session import Session
 
 
@@ -207,12 +211,27 @@ def blind(run: Run) -> Blind | None:
     return seen
 
 
+def search(run: Run) -> Searched | None:
+    """The smallest set by measuring; None where that was not asked for."""
+    session = run.session
+    kept = session.run.read_json(rundir.SEARCH)
+    if kept is not None:
+        with suppress(ValidationError):  # another version's is made anew
+            return Searched.model_validate(kept)
+    found = None
+    if session.options.search == "measured":
+        seeking = session.ablation(session.ranked, importances=run.importances)
+        found = measured_search.search(Ground(session, seeking, run.ablation, run.ranking, run.importances))
+    session.run.write_json(rundir.SEARCH, None if found is None else found.model_dump())
+    return found
+
+
 def result(run: Run) -> Result:
     """The answer, put together from everything before."""
     run.critical.save(run.session.run.path / rundir.CRITICAL)
     findings = Findings(
         run.session, run.importances, run.ranking, run.curve, run.collapse, run.critical, run.get("minimal"),
-        run.get("controls"), run.get("blind"),
+        run.get("controls"), run.get("blind"), run.get("search"),
     )  # fmt: skip
     answer = findings.conclude()
     run.session.run.write_json(rundir.RESULT, answer.model_dump())
@@ -230,7 +249,11 @@ STAGES: dict[str, Stage] = {
         Stage("minimal", rundir.MINIMAL, ("importance", "ranking", "collapse"), minimal),
         Stage("controls", rundir.CONTROLS, ("importance", "ranking", "collapse"), controls),
         Stage("blind", rundir.BLIND, ("importance", "ranking", "curve", "collapse", "minimal"), blind),
-        Stage("result", rundir.RESULT, ("importance", "ranking", "curve", "collapse", "minimal", "controls", "blind"), result),
+        Stage("search", rundir.SEARCH, ("importance", "ranking"), search),
+        Stage(
+            "result", rundir.RESULT,
+            ("importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "search"), result,
+        ),
     )
 }
 """By name, in order."""
