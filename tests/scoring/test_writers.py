@@ -22,7 +22,7 @@ def peaks(model: ThreeNeurons):
 
 
 def test_strengths_by_hand():
-    """h = (x^2, 2 x^2, -1.5 x^2), at most (4, 8, -6), and W = (1, -0.5, 2): units write up to 4, 4 and 12, the channel itself 4."""
+    """h = (x^2, 2 x^2, -1.5 x^2), at most (4, 8, -6), and W = (1, -0.5, 2): units write up to 4, 4 and 12."""
     model = ThreeNeurons()
     _, _, hidden, down = model.sites
     found = writers(model, [hidden], peaks(model))

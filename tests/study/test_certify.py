@@ -1,4 +1,4 @@
-"""``lesion certify``: every neuron is masked, an independent script checks what is said, and a process that was killed goes on."""
+"""``lesion certify``: every neuron is masked, an independent script checks what is said, and what was killed goes on."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def check(file: Path, hook: Any) -> tuple[int, list[tuple[str, int]]]:
     nll: dict[tuple[int, int], list[float | None]] = {}
     for line in lines:
         for i, values in enumerate(line["nll"] if "site" in line else []):
-            assert (place := (line["site"], line["first"] + i)) not in nll and len(values) == len(tokens)
-            nll[place] = values
+            assert (line["site"], line["first"] + i) not in nll and len(values) == len(tokens)
+            nll[line["site"], line["first"] + i] = values
     assert set(nll) == {(s, i) for s, site in enumerate(sites) for i in range(site["width"])}
 
     def mean(values: list[float | None]) -> float:
@@ -62,7 +62,7 @@ def check(file: Path, hook: Any) -> tuple[int, list[tuple[str, int]]]:
     assert sorted((sites[s]["path"], i) for [[s, i]] in said) == sorted(fallen)
     for place in [*sorted(nll, key=lambda p: mean(nll[p]))[-3:], *list(nll)[:: len(nll) // 5]]:
         again = hook(sites[place[0]]["path"], place[1])
-        assert all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4) for a, b in zip(again, nll[place], strict=True))
+        assert all(b is not None and math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4) for a, b in zip(again, nll[place], strict=True))
     return len(nll), fallen
 
 
@@ -85,8 +85,8 @@ def by_hand(vlm: VisionLanguageModel, run: Path) -> Any:
                 said = torch.tensor([answers[name]["ids"]])
                 whole = torch.cat([inputs["input_ids"], said], 1)
                 with torch.no_grad():
-                    ones = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "pixel_values": inputs["pixel_values"]}
-                    logits = vlm.model(**ones).logits[:, -said.shape[1] - 1 : -1].float()
+                    texts = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+                    logits = vlm.model(**texts, pixel_values=inputs["pixel_values"]).logits[:, -said.shape[1] - 1 : -1].float()
                 means.append(float(torch.nn.functional.cross_entropy(logits[0], said[0])))
         finally:
             handle.remove()
@@ -127,8 +127,8 @@ def test_the_claim_is_what_was_measured(whole):
     assert certified.pairs == 10 and certified.within == 5
     assert certified.at_least == (1 if certified.singles_collapsed else 2)
     assert str(certified).startswith(
-        "None of 192 language down neurons collapses tiny-llava alone: all were measured, on 2 samples. The smallest set that does "
-        "has at least two on this data. Of the 10 pairs of the 5 most harmful ones, "
+        "None of 192 language down neurons collapses tiny-llava alone: all were measured, on 2 samples. The smallest set that "
+        "does has at least two on this data. Of the 10 pairs of the 5 most harmful ones, "
     )
 
 
@@ -194,6 +194,7 @@ def test_what_is_wrong_is_said(vlm, run, tmp_path):
     (folder / FILE).write_text('{"format": 1}\nnonsense\n')
     with pytest.raises(RunError, match="is damaged"):
         certify(folder, model=vlm)
-    Study(vlm, out=tmp_path / "task", **(OPTIONS | {"criterion": "degeneration"})).run()
+    other: dict[str, Any] = OPTIONS | {"criterion": "degeneration"}
+    Study(vlm, out=tmp_path / "task", **other).run()
     with pytest.raises(OptionError, match="does not look at the perplexity"):
         certify(tmp_path / "task", model=vlm)

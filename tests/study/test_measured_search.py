@@ -73,7 +73,8 @@ def test_the_answer_says_both(result):
     assert "4 neurons are enough, where the ranking takes its first 4; no part of them is" in result.verdict
     text = io.StringIO()
     show_result(result, Console(file=text, width=200))
-    assert "found by measuring (subset-minimal)" in text.getvalue() and "Sets that write the same channels 2 of 2" in text.getvalue()
+    assert "found by measuring (subset-minimal)" in text.getvalue()
+    assert "Sets that write the same channels 2 of 2" in text.getvalue()
 
 
 def test_what_was_measured_is_not_measured_again(vlm, result, tmp_path):
@@ -94,7 +95,7 @@ def test_it_seeks_on_one_half_and_judges_on_the_other(result):
 
 
 def test_a_random_model_has_no_such_set(tmp_path):
-    options = OPTIONS | {"search_budget": 60, "shortlist": 20, "controls": 0, "max_k": 8}
+    options: dict[str, Any] = OPTIONS | {"search_budget": 60, "shortlist": 20, "controls": 0, "max_k": 8}
     result = Study(tiny_models.llava(), out=tmp_path / "run", **options).run()
     found = searched(result)
     assert found.neurons is None and found.level is None and found.candidates == [] and found.subsets == []
@@ -158,7 +159,8 @@ CANDIDATE = CandidateEntry(neurons=ENTRIES, collapsed=False, evaluation="")
     [
         ({}, 4, "Measuring sets of a shortlist of 128 found nothing that collapses m; the budget of 500 sets was spent."),
         ({"candidates": [CANDIDATE], "ended": True, "spent": 9}, None,
-         "Measuring sets of a shortlist of 128 found nothing that holds on other samples and collapses m; 9 sets were measured."),
+         "Measuring sets of a shortlist of 128 found nothing that holds on other samples and collapses m; 9 sets were "
+         "measured."),
         ({"neurons": ENTRIES, "level": "collapses"}, 51,
          "By measuring sets, 3 neurons are enough, where the ranking takes its first 51; the budget of 500 sets was spent."),
         ({"neurons": ENTRIES[:1], "level": "subset-minimal"}, None,

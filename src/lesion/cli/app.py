@@ -11,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from lesion.cli.certify import certify
+from lesion.cli.explain import explain
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
 from lesion.cli.runs import diff, report, show, try_
+from lesion.cli.schema import schema
 from lesion.cli.study import study
 from lesion.cli.terminal import fail, one_line_errors
 from lesion.models.threads import wait_briefly
@@ -63,7 +65,8 @@ def lesion(
 
 for name, command in (
     ("study", study), ("sites", sites), ("doctor", doctor), ("show", show), ("diff", diff), ("try", try_),
-    ("check-known", check_known), ("certify", certify), ("ranks", ranks), ("paper", paper), ("report", report),
+    ("check-known", check_known), ("ranks", ranks),
+    ("certify", certify), ("explain", explain), ("paper", paper), ("report", report), ("schema", schema),
 ):  # fmt: skip
     app.command(name)(one_line_errors()(command))
 

@@ -126,6 +126,26 @@ class DecoderLayers:
                 handle.remove()
 
     @contextmanager
+    def replaced(self, layer: int, token: int, channel: int, number: float) -> Iterator[None]:
+        """One channel of what a layer is called with is a constant at one token of every row."""
+
+        def put(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            new = (args[0] if args else kwargs["hidden_states"]).clone()
+            new[:, token, channel] = number
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+        handle = self._modules[layer].register_forward_pre_hook(put, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def norm_of(self, layer: int) -> str | None:
+        """Path of the norm that a layer begins with; None where it has none by the name of its class."""
+        named = ((name, module) for name, module in self._modules[layer].named_children())
+        return next((f"{self.path}.{layer}.{name}" for name, m in named if "norm" in type(m).__name__.lower()), None)
+
+    @contextmanager
     def entered(self, first: int, residual: torch.Tensor) -> Iterator[None]:
         """The layers before ``first`` hand on what they get, and ``first`` gets the residual stream that is given."""
 

@@ -1,8 +1,8 @@
 """``lesion certify``: masks every single neuron of a study's sites, and on request pairs, and says what that proves.
 
 The answer is a lower bound: where no single neuron collapses the model, the smallest set that does has two or more on this
-data. A search, however long, cannot say that. What is measured goes into a :class:`~lesion.study.certificate.Certificate`, which
-a process that was killed goes on with.
+data. A search, however long, cannot say that. What is measured goes into a
+:class:`~lesion.study.certificate.Certificate`, and a process that was killed goes on with it.
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ class Example(BaseModel):
 class Result(BaseModel):
     """The answer of a study. None where there is nothing to say, never NaN."""
 
+    format: Literal["lesion-result-1"] = "lesion-result-1"
     model: str
     component: str
     role: str
@@ -193,6 +194,11 @@ class Result(BaseModel):
             what = ".".join(map(str, first["loc"])) or "the file"
             hint = "; it may be another version's: run its study again to have it made anew"
             raise RunError(f"{file} is no result that this version of lesion reads ({what}: {first['msg']}){hint}") from None
+
+    @classmethod
+    def schema_of_file(cls) -> dict[str, Any]:
+        """The JSON schema (2020-12) of ``result.json``."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(mode="serialization")}
 
     # -- what it says ------------------------------------------------------------------------------------------------
     @property
