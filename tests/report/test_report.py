@@ -70,7 +70,9 @@ def test_the_page_needs_nothing_else_and_says_so(tmp_path):
     tags = Page(page).tags
     assert not [t for t, _ in tags if t in ("link", "iframe", "object", "embed", "base", "form")]
     assert all(str(a["src"]).startswith("data:image/jpeg;base64,") for _, a in tags if "src" in a)
-    assert not [a for _, a in tags if "href" in a or any(name.startswith("on") or name == "style" for name in a)]
+    assert not [a for _, a in tags if any(name.startswith("on") or name == "style" for name in a)]
+    links = [str(a["href"]) for _, a in tags if "href" in a]
+    assert len(links) == 1 and links[0].startswith("data:application/json;base64,"), "the data that the page is made from"
     policy = next(a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and "default-src 'none'" in policy and "unsafe" not in policy
     for text in ("http:", "@import", "url("):

@@ -158,7 +158,7 @@ def test_whether_the_number_undoes_the_harm(masked, restored, before, undone):
     )  # fmt: skip
     assert trace.undone is undone
     words = " ".join(trace.sentences())
-    assert "written by layer 11." in words and ("Putting one number back" in words) == (undone is not None)
+    assert "written by layer 11." in words and ("With that one number put back" in words) == (undone is not None)
 
 
 def test_a_set_found_by_measuring_comes_first(vlm, tmp_path):

@@ -42,7 +42,9 @@ def _dose(rise: float | None, collapsed: bool | None) -> str:
 
 
 def _rise(rise: float | None) -> str:
-    return METRICS["nll_reference"].show(rise) if rise is None else f"{rise:+.2f}"
+    if rise is None:
+        return METRICS["nll_reference"].show(rise)
+    return f"{round(rise, 2) + 0.0:+.2f}"  # a small negative number is +0.00
 
 
 def _pairs(explanation: Explanation) -> Table:

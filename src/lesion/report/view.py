@@ -19,10 +19,14 @@ from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart
 from lesion.report.controls import METRIC, Strip, strip
 from lesion.report.criteria import CriterionRow, criterion_rows, in_words, left_out
+from lesion.report.explained import ExplainedView
+from lesion.report.found import FoundView
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
+from lesion.report.snippets import Repeat
 from lesion.report.words import Piece, changes, visible
 from lesion.study import rundir
 from lesion.study.control_entry import ControlGroup, by_kind
+from lesion.study.explanation import Explanation
 from lesion.study.measured import Metrics
 from lesion.study.result import Result, SampleEntry
 
@@ -321,6 +325,29 @@ class View:
             times = "–" if order.measured is None or order.promised <= 0 else f"{order.measured / order.promised:,.3g}"
             rows.append((order.name, nll.show(order.promised), nll.show(order.measured), times))
         return rows
+
+    # -- the measured search, why, and the same elsewhere ------------------------------------------------------------
+    @property
+    def found(self) -> FoundView | None:
+        """The measured search; None where there was none."""
+        return None if self.result.searched is None else FoundView(self.result.searched)
+
+    @cached_property
+    def why(self) -> ExplainedView | None:
+        """What ``lesion explain`` measured; None where it has not."""
+        explanation = Explanation.load(self.folder)
+        intact = {o.id: o.answer for o in self.curve.intact.outcomes}
+        return None if explanation is None else ExplainedView(explanation, intact)
+
+    @property
+    def repeat(self) -> Repeat:
+        """The mask as code for other libraries."""
+        return Repeat.of(self.result)
+
+    @property
+    def data(self) -> str:
+        """``result.json`` as a link."""
+        return f"data:application/json;base64,{base64.b64encode(self.result.model_dump_json().encode()).decode()}"
 
     def assumptions(self) -> list[Assumption]:
         return assumptions(self.result.options)

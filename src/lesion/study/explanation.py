@@ -113,10 +113,10 @@ class Trace(BaseModel):
             + (f" and read by {self.read_by}." if self.read_by else ".")
         ]
         if self.undone is not None and self.number is not None:
-            tail = "undoes the harm" if self.undone else "does not undo the harm"
+            tail = "most of the harm is that this number is gone" if self.undone else "it is not this number alone"
             lines.append(
-                f"Putting one number back there ({self.number:,.4g}, from other samples) {tail}: the rise is "
-                f"{_nats(self.masked_rise)} without it and {_nats(self.restored_rise)} with it."
+                f"With that one number put back ({self.number:,.4g}, from other samples) the rise is "
+                f"{_nats(self.restored_rise)} instead of {_nats(self.masked_rise)}: {tail}."
             )
         return lines
 

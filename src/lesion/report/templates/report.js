@@ -79,6 +79,13 @@ class Slider {
         button.textContent = open ? 'Show less' : closed;
       });
     }
+    this.cards.forEach((card, i) => {
+      card.querySelector('.id').addEventListener('click', () => {
+        const again = card.classList.contains('chosen');
+        this.choose(again ? -1 : i, false);
+        address.write(this.prefix + 'image', again ? null : i + 1);
+      });
+    });
     if (this.chart) this.chart.addEventListener('click', (event) => this.goNear(event));
     new ResizeObserver(() => this.arrange()).observe(this.section);
   }
@@ -108,6 +115,13 @@ class Slider {
     if (this.byCategory && category >= 0) this.byCategory.value = String(category);
     const mode = this.data.modes.indexOf(address.read(this.prefix + 'mode'));
     if (mode >= 0) this.byMode.value = String(mode);
+    this.choose(Number(address.read(this.prefix + 'image')) - 1, true);
+  }
+
+  /* One card, counted from 1 in the address: #k=4&image=3. */
+  choose(at, scroll) {
+    this.cards.forEach((card, i) => card.classList.toggle('chosen', i === at));
+    if (scroll && this.cards[at]) this.cards[at].scrollIntoView({ block: 'center' });
   }
 
   remember() {
@@ -192,3 +206,32 @@ for (const study of document.querySelectorAll('.study')) {
 addEventListener('beforeprint', () => {
   for (const study of document.querySelectorAll('details.study')) study.open = true;
 });
+
+/* The dose slider: answers with the critical neurons multiplied by a factor. */
+class Dose {
+  constructor(section) {
+    this.data = JSON.parse(section.querySelector('.payload').textContent);
+    this.section = section;
+    this.input = section.querySelector('input[type="range"]');
+    this.input.value = String(this.data.start);
+    this.input.addEventListener('input', () => this.show());
+    this.show();
+  }
+
+  show() {
+    const at = Number(this.input.value);
+    const { data, section } = this;
+    this.input.setAttribute('aria-valuetext', `times ${data.factors[at]}, ${data.states[at]}`);
+    section.querySelector('.factor').textContent = data.factors[at];
+    section.querySelector('.state').textContent = data.states[at];
+    section.querySelector('.doses').replaceChildren(
+      ...data.samples.flatMap((name, i) => {
+        const said = make('dd', data.answers[at][i] === data.answers[data.start][i] ? 'same' : 'other', data.answers[at][i] || '(empty)');
+        said.dir = 'auto';
+        return [make('dt', '', name), said];
+      }),
+    );
+  }
+}
+
+for (const section of document.querySelectorAll('.dose')) new Dose(section);
