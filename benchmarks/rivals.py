@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lesion.ablation.harm import Harm
 from lesion.ablation.search import Search
-from lesion.ablation.smallest import Harm
 from lesion.core.neurons import Neuron, NeuronSet
 
 Rival = Search[NeuronSet, Harm, None]

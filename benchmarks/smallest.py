@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.rivals import genetic, greedy, prefix
+from lesion.ablation.harm import Harm, harms
 from lesion.ablation.measure import Ablation
-from lesion.ablation.smallest import Harm, smallest
+from lesion.ablation.smallest import smallest
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study.importances import importances as score_all
@@ -56,8 +57,8 @@ class Watched:
             sets = next(search)
             while True:
                 part = sets[: self.budget - self.spent]
-                harms = self.seeking.harms(part)
-                for neurons, harm in zip(part, harms, strict=True):
+                found = harms(self.seeking, part)
+                for neurons, harm in zip(part, found, strict=True):
                     self.spent += 1
                     least = min(map(len, self.fallen), default=sys.maxsize)
                     if harm.collapsed:
@@ -65,7 +66,7 @@ class Watched:
                         self.at = self.spent if len(neurons) < least else self.at
                 if len(part) < len(sets):
                     return
-                sets = search.send(harms)
+                sets = search.send(found)
         except StopIteration:
             return
 
@@ -87,7 +88,7 @@ def compare(model: str, role: str, budget: int, options: dict[str, Any], folder:
         seeking, judging = session.ablation(session.ranked), session.ablation()
         rankings = {name: Ranking(scored[name], session.sites) for name in PREFIXES}
         orders = {name: [r[i] for i in range(len(r))] for name, r in rankings.items()}
-        seeking.harms([NeuronSet()])
+        harms(seeking, [NeuronSet()])
         start = time.perf_counter()
         chain = steepest_chain(session, seeking, budget // CHAIN)
         listed = shortlist(session, rankings["can"], scored, asked.shortlist, chain.neurons)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesion.ablation.harm import Harm
 from lesion.ablation.search import drive
-from lesion.ablation.smallest import CHUNK, Harm, Smallest, smallest
+from lesion.ablation.smallest import CHUNK, Smallest, smallest
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.sites import Site
 

@@ -49,6 +49,9 @@ WORDS: dict[str, tuple[list[str], Any]] = {
     "max_k": (["--max-k", "9"], 9),
     "max_new_tokens": (["--max-new-tokens", "5"], 5),
     "controls": (["--controls", "2"], 2),
+    "search": (["--search", "measured"], "measured"),
+    "search_budget": (["--search-budget", "90"], 90),
+    "shortlist": (["--shortlist", "30"], 30),
     "minimal_limit": (["--minimal-limit", "3"], 3),
     "clip": (["--clip", "none"], "none"),
     "seed": (["--seed", "4"], 4),
@@ -253,7 +256,7 @@ def test_from_a_stage_on(tmp_path: Path):
     again = run("study", "--out", folder, "--from", "collapse", *SMALL)
     assert again.exit_code == 0, again.output
     new = {name for name, number in files().items() if number != before[name]}
-    assert new == {"collapse", "minimal", "controls", "blind", "result"}
+    assert new == {"collapse", "minimal", "controls", "blind", "search", "result"}
     assert (folder / "report.html").read_text() == report
 
 

@@ -142,8 +142,9 @@ def test_controls_that_the_samples_do_not_decide_are_no_standing_ones(tmp_path):
     drawn = [c for c in made.controls if c.kind == "random"]
     drawn[0].collapsed, drawn[1].collapsed = None, True
     view = View(made, tmp_path, "r1")
-    kind, undecided, highest = view.kinds()[0]
-    assert (kind.kind, kind.drawn, kind.fallen, undecided, highest) == ("random", 3, 1, 1, "1.4")
+    kind = view.kinds()[0]
+    group = kind.group
+    assert (group.kind, group.drawn, group.fallen, group.undecided, kind.highest) == ("random", 3, 1, 1, "1.4")
     drawing = view.strip()
     assert drawing is not None
     assert [m.style for m in drawing.rows[1].marks] == ["undecided", "fallen", "standing"]

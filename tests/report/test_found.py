@@ -53,7 +53,9 @@ def searched(**changed: Any) -> Searched:
             StepEntry(spent=60, size=2, rise=3.0, collapsed=True),
         ],
         "singles": [SingleEntry(neuron=FOUND[0], rise=0.1, collapsed=False)],
-        "candidates": [CandidateEntry(neurons=FOUND, collapsed=True, evaluation="x", **{"ppl_reference": 99.0})],
+        "candidates": [
+            CandidateEntry.model_validate({"neurons": FOUND, "collapsed": True, "evaluation": "x", "ppl_reference": 9.0})
+        ],
         "neurons": FOUND, "level": "subset-minimal",
         "subsets": [SubsetEntry(members=[0], collapsed=False), SubsetEntry(members=[1], collapsed=False)],
         "controls": [ControlEntry(kind="channel", seed=0, k=2, collapsed=False, evaluation="y")],

@@ -19,7 +19,8 @@ from lesion.core.neurons import NeuronSet
 from lesion.models.loading import load
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
-from lesion.study.explain import FACTORS, explain
+from lesion.study.doses import FACTORS
+from lesion.study.explain import explain
 from lesion.study.explanation import DoseEntry, Explanation, NeuronDose, Trace, TraceEntry
 from lesion.study.neuron_entry import NeuronEntry
 from tests import tiny_models

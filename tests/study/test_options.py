@@ -24,6 +24,7 @@ from tests import tiny_models
 
 ANY = CollapseCriterion(name="any-mask", conditions=(Condition(metric="empty", test="at-least", limit=0.0),))
 """Whatever is masked counts as a collapse, so that what comes after one is seen."""
+MEASURED: dict[str, Any] = {"search": "measured", "search_budget": 12}
 BASE: dict[str, Any] = {"samples": 4, "max_new_tokens": 4, "max_k": 2, "controls": 0, "minimal_limit": 0, "clip": "none"}
 
 
@@ -90,6 +91,9 @@ SEEN: list[tuple[str, dict[str, Any], dict[str, Any], Callable[[Result], Any]]] 
     ("max_k", {}, {"max_k": 3}, lambda r: [p.k for p in r.curve]),
     ("max_new_tokens", {}, {"max_new_tokens": 6}, answers),
     ("controls", {"criterion": ANY}, {"controls": 2}, lambda r: len(r.controls)),
+    ("search", {"search_budget": 12, "shortlist": 4}, {"search": "measured"}, lambda r: r.searched is None),
+    ("search_budget", MEASURED, {"search_budget": 9}, lambda r: r.searched and r.searched.spent),
+    ("shortlist", MEASURED, {"shortlist": 4}, lambda r: r.searched and r.searched.shortlist),
     ("minimal_limit", {"criterion": ANY}, {"minimal_limit": 1}, lambda r: (r.minimal_set is None, r.minimal_verified, r.notes)),
     ("clip", {}, {"clip": "tiny-clip"}, lambda r: (r.baseline["clip_score"] is None, r.chance_clip is None)),
     ("seed", {}, {"seed": 1}, ids),

@@ -58,7 +58,9 @@ def evaluations(run: Path) -> int:
 
 
 def test_every_stage_writes_what_it_says(whole: Path):
-    assert list(STAGES) == ["answers", "importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "result"]
+    assert list(STAGES) == [
+        "answers", "importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "search", "result",
+    ]  # fmt: skip
     names = {p.name for p in whole.iterdir()} - {rundir.LOCK}
     assert names == {stage.artefact for stage in STAGES.values()} | {
         rundir.CONFIG, rundir.MANIFEST, rundir.STAGES, rundir.EVALUATIONS, rundir.CRITICAL, rundir.PICTURES,

@@ -12,7 +12,7 @@ from lesion.core.importance import Importance
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Site
-from lesion.scoring.writers import Writers
+from lesion.scoring.writers import Writers as Writers
 
 Draw = Callable[[NeuronSet, Ranking, Importance, np.random.Generator], dict[Site, np.ndarray]]
 NEAREST = 20
@@ -166,6 +166,32 @@ def draw_writers(seed: int, critical: NeuronSet, writers: Writers) -> NeuronSet 
             return None
         chosen.append(others[int(rng.integers(len(others)))])
     return NeuronSet(chosen)
+
+
+def draw_each(
+    critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0,
+    writers: Writers | None = None,
+) -> dict[tuple[str, int], NeuronSet | None]:
+    """Sets of the same size, drawn by chance.
+
+    Args:
+        critical: What they are controls for; none are drawn for the empty set.
+        ranking: Says which sites take part.
+        activation: Mean activation magnitudes.
+        seeds: How many of each kind of :data:`KINDS`.
+        first_seed: Of each kind's first.
+        writers: Of each channel; given, sets that write the same channels are drawn too.
+
+    Returns:
+        Kind and number -> set; None where there are not enough other neurons.
+    """
+    if not len(critical):
+        return {}
+    wanted = [(kind, seed) for kind in KINDS for seed in range(seeds)]
+    drawn = {(kind, seed): draw(kind, first_seed + seed, critical, ranking, activation) for kind, seed in wanted}
+    if writers is not None:
+        drawn |= {(CHANNEL, seed): draw_writers(first_seed + seed, critical, writers) for seed in range(seeds)}
+    return drawn
 
 
 def _generator(seed: int, kind: str) -> np.random.Generator:

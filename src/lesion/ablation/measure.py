@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,23 +9,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lesion.ablation.controls import CHANNEL, KINDS, draw, draw_writers
+from lesion.ablation.controls import Writers, draw_each
 from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.minimal import Minimal, backward_elimination, delta_debug
 from lesion.ablation.replies import Request
 from lesion.ablation.search import drive
-from lesion.ablation.smallest import Harm
 from lesion.ablation.sweep import sweep
 from lesion.core.criterion import Baseline, Criterion, Decision, decide
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import Likelihood, pool
+from lesion.core.outcome import Likelihood
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
-from lesion.scoring.writers import Writers
 
 Entry = tuple[str, dict[str, Any], Evaluation]
 """Key, what it is, and what was measured."""
@@ -167,12 +164,6 @@ class Ablation:
         evaluation = self._store.evaluation(key)
         return (self._store.reading(key) or ()) if evaluation is None else [o.reference for o in evaluation.outcomes]
 
-    def harms(self, sets: Sequence[NeuronSet]) -> list[Harm]:
-        """What masking each of the sets does to the reference answers, and whether it collapses the model."""
-        intact, readings = pool(self.readings([NeuronSet()])[0]).nll, self.readings(sets)
-        rises = [math.inf if (nll := pool(r).nll) is None or intact is None else nll - intact for r in readings]
-        return [Harm(rise, fallen) for rise, fallen in zip(rises, self.collapses(sets), strict=True)]
-
     def _read(self, wanted: Mapping[str, NeuronSet], hold: bool = False) -> None:
         """Has the reference answers read under those of the sets of which no reading is kept."""
         keys = [key for key in wanted if self._store.reading(key) is None]
@@ -219,22 +210,10 @@ class Ablation:
         self, critical: NeuronSet, ranking: Ranking, activation: Importance, seeds: int, first_seed: int = 0,
         writers: Writers | None = None,
     ) -> list[Control]:
-        """Sets of the same size, drawn by chance: ``seeds`` of each kind.
-
-        Args:
-            critical: What they are controls for; none are drawn for the empty set.
-            ranking: Says which sites take part.
-            activation: Mean activation magnitudes.
-            seeds: How many of each kind of :data:`lesion.ablation.controls.KINDS`.
-            first_seed: Of each kind's first.
-            writers: Of each channel; given, those that write the same channels are drawn too.
-        """
-        if not len(critical):
+        """Sets of the critical set's size, drawn by chance; arguments as of :func:`lesion.ablation.controls.draw_each`."""
+        drawn = draw_each(critical, ranking, activation, seeds, first_seed, writers)
+        if not drawn:
             return []
-        wanted = [(kind, seed) for kind in KINDS for seed in range(seeds)]
-        drawn = {(kind, seed): draw(kind, first_seed + seed, critical, ranking, activation) for kind, seed in wanted}
-        if writers is not None:
-            drawn |= {(CHANNEL, seed): draw_writers(first_seed + seed, critical, writers) for seed in range(seeds)}
         sets = {which: neurons for which, neurons in drawn.items() if neurons is not None}
         with self._progress.stage("controls", len(sets)) as advance:
             measured: dict[tuple[str, int], Evaluation] = {}

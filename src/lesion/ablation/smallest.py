@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, islice, pairwise, zip_longest
 
+from lesion.ablation.harm import Harm
 from lesion.ablation.search import Search
 from lesion.core.neurons import Neuron, NeuronSet
 
@@ -37,19 +38,6 @@ SPARE = (1.25, 1.5, 2.0)
 """Where a leap collapses the model, so many times as long ones are measured too, for samples that need a little more."""
 SHARE = 0.2
 """Of the budget, that probes may take, and taking away from the first set that collapses the model before others are grown."""
-
-
-@dataclass(frozen=True)
-class Harm:
-    """What masking a set does.
-
-    Attributes:
-        rise: Of the mean NLL of the reference answers, in nats; infinite where that is not finite.
-        collapsed: Whether the criterion says so.
-    """
-
-    rise: float
-    collapsed: bool
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lesion.core.metrics import METRICS
+from lesion.core.tables import show
 from lesion.report.charts import LN10, RIGHT, power, show_decades
-from lesion.study.control_entry import by_kind
+from lesion.study.control_entry import ControlGroup, by_kind
 from lesion.study.result import Result
 
 LEFT, ROW, TOP = 232, 30, 24
@@ -63,6 +64,30 @@ class Strip:
     intact: float
     limit: tuple[float, str] | None
     styles: list[Style]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The control sets of one kind.
+
+    Attributes:
+        group: Counted.
+        highest: Their highest perplexity, in words.
+    """
+
+    group: ControlGroup
+    highest: str
+
+
+def kinds(result: Result) -> list[Kind]:
+    """The controls by kind."""
+    rows = []
+    for group in by_kind(result.controls).values():
+        values = [c.metrics.get(METRIC) for c in group.sets]
+        finite = [v for v in values if v is not None]
+        highest = max(finite) if finite and len(finite) == len(values) else None
+        rows.append(Kind(group, METRICS[METRIC].show(highest) if values else show(None)))
+    return rows
 
 
 def strip(result: Result) -> Strip:

@@ -17,17 +17,12 @@ from lesion.core.outcome import MODES, SampleOutcome
 from lesion.core.tables import show
 from lesion.report.assumed import Assumption, assumptions
 from lesion.report.charts import Chart, curve_chart
-from lesion.report.controls import METRIC, Strip, strip
+from lesion.report.controls import Kind, Strip, kinds, strip
 from lesion.report.criteria import CriterionRow, criterion_rows, in_words, left_out
-from lesion.report.explained import ExplainedView
-from lesion.report.found import FoundView
+from lesion.report.more import More
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
-from lesion.report.snippets import Repeat
 from lesion.report.words import Piece, changes, visible
 from lesion.study import rundir
-from lesion.study.control_entry import ControlGroup, by_kind
-from lesion.study.explanation import Explanation
-from lesion.study.measured import Metrics
 from lesion.study.result import Result, SampleEntry
 
 LONG = 600
@@ -97,7 +92,7 @@ class View:
     def end_name(self) -> str:
         return f"k = {self.end:,}" if self.result.k_star is None else f"k* = {self.end:,}"
 
-    def metrics_at(self, k: int) -> Metrics:
+    def metrics_at(self, k: int) -> dict[str, float | None]:
         return next(p.metrics for p in self.result.curve if p.k == k)
 
     def before_after(self) -> list[tuple[str, str, str, str]]:
@@ -279,20 +274,13 @@ class View:
         return any(n.expert is not None for n in self.result.top)
 
     # -- evidence ----------------------------------------------------------------------------------------------------
-    def kinds(self) -> list[tuple[ControlGroup, int, str]]:
-        """The controls by kind, each with how many are undecided and with its highest perplexity."""
-        rows = []
-        for kind in by_kind(self.result.controls).values():
-            values = [c.metrics.get(METRIC) for c in kind.sets]
-            finite = [v for v in values if v is not None]
-            highest = max(finite) if finite and len(finite) == len(values) else None
-            words = METRICS[METRIC].show(highest) if values else show(None)
-            rows.append((kind, sum(c.collapsed is None for c in kind.sets), words))
-        return rows
+    def kinds(self) -> list[Kind]:
+        """The controls by kind."""
+        return kinds(self.result)
 
     @property
     def has_undecided_controls(self) -> bool:
-        return any(undecided for _, undecided, _ in self.kinds())
+        return any(kind.group.undecided for kind in self.kinds())
 
     def strip(self) -> Strip | None:
         """The controls' perplexities beside the critical set's; None without controls."""
@@ -327,27 +315,10 @@ class View:
         return rows
 
     # -- the measured search, why, and the same elsewhere ------------------------------------------------------------
-    @property
-    def found(self) -> FoundView | None:
-        """The measured search; None where there was none."""
-        return None if self.result.searched is None else FoundView(self.result.searched)
-
     @cached_property
-    def why(self) -> ExplainedView | None:
-        """What ``lesion explain`` measured; None where it has not."""
-        explanation = Explanation.load(self.folder)
-        intact = {o.id: o.answer for o in self.curve.intact.outcomes}
-        return None if explanation is None else ExplainedView(explanation, intact)
-
-    @property
-    def repeat(self) -> Repeat:
-        """The mask as code for other libraries."""
-        return Repeat.of(self.result)
-
-    @property
-    def data(self) -> str:
-        """``result.json`` as a link."""
-        return f"data:application/json;base64,{base64.b64encode(self.result.model_dump_json().encode()).decode()}"
+    def more(self) -> More:
+        """What stands behind the study's own stages."""
+        return More.of(self.result, self.folder)
 
     def assumptions(self) -> list[Assumption]:
         return assumptions(self.result.options)

@@ -18,16 +18,14 @@ from pydantic import BaseModel, Field
 from lesion.ablation.measure import Ablation
 from lesion.ablation.replies import Request
 from lesion.core.criterion import told
-from lesion.core.errors import OptionError, RunError
+from lesion.core.errors import OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.progress import Progress
 from lesion.models.vlm import VisionLanguageModel
-from lesion.study import rundir
 from lesion.study.certificate import FILE, FORMAT, Certificate, Members
 from lesion.study.neuron_entry import NeuronEntry
-from lesion.study.options import StudyOptions
-from lesion.study.session import Session
-from lesion.study.stages import Run
+from lesion.study.reopen import reopened
+from lesion.study.run import Run
 
 CHUNK = 64
 """So many sets are measured between two writes."""
@@ -115,20 +113,16 @@ def certify(
     """
     if pairs is not None and pairs < 2:
         raise OptionError(f"pairs is {pairs}; expected at least 2 neurons to make pairs of")
-    config = Path(run) / rundir.CONFIG
-    if not config.exists():
-        raise RunError(f"{run} holds no study ({rundir.CONFIG} is missing); expected the run directory of a study")
-    options = StudyOptions.from_yaml(config.read_text(), str(config))
-    with Session.open(options, model, run, progress) as session:
-        return _Work(session).run(pairs, estimated)
+    with reopened(run, model, progress) as opened:
+        return _Work(opened).run(pairs, estimated)
 
 
 class _Work:
     """Measures what is not in the certificate yet."""
 
-    def __init__(self, session: Session) -> None:
-        self._session, self._sites = session, [s for s in session.sites if s.reachable]
-        self._ablation: Ablation = Run(session).ablation
+    def __init__(self, run: Run) -> None:
+        self._session, self._sites = run.session, [s for s in run.session.sites if s.reachable]
+        self._ablation: Ablation = run.ablation
         self._seconds = 0.0
         criterion, baseline = self._ablation.criterion, self._ablation.baseline
         if not criterion.early(baseline):
@@ -137,8 +131,8 @@ class _Work:
                 "certificate holds; certify a study by one that does, such as perplexity"
             )
         intact = [o.reference for o in baseline.intact.outcomes]
-        self._certificate = Certificate.open(session.run.path / FILE, {
-            "format": FORMAT, "model": session.identity.as_dict(), "mask": self._ablation.intervention.id,
+        self._certificate = Certificate.open(run.session.run.path / FILE, {
+            "format": FORMAT, "model": run.session.identity.as_dict(), "mask": self._ablation.intervention.id,
             "criterion": criterion.model_dump(), "samples": [o.id for o in baseline.intact.outcomes],
             "tokens": [part.tokens for part in intact], "intact": [part.nll for part in intact],
             "sites": [{**s.location, "width": s.width} for s in self._sites],

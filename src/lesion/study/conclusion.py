@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from lesion.ablation.measure import Control
 from lesion.ablation.minimal import Minimal
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
-from lesion.core.importance import Importance
 from lesion.core.metrics import METRICS
-from lesion.core.neurons import NeuronSet
-from lesion.core.ranking import Ranking
-from lesion.study.control_entry import by_kind
 from lesion.study.entries import control_entry, criterion_entries, example_entries, point_entry, sample_entries
 from lesion.study.health import complaints, near_copies
+from lesion.study.listing import Listing
 from lesion.study.manifest import conditions
-from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
-from lesion.study.published import Known, truth_of
-from lesion.study.result import Blind, Result, SiteSummary
+from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.result import Blind, Result
 from lesion.study.searched import Searched
 from lesion.study.session import Session
 from lesion.study.verdict import Verdict
 
 LISTED = 1000
 """Critical neurons spelled out in ``result.json``; ``critical.json`` has them all."""
-TOP = 200
-"""Neurons of the ranking that are listed with everything that is known of them."""
 
 
 def warn_of_the_intact_model(session: Session, intact: Curve) -> None:
@@ -44,11 +37,9 @@ class Findings:
 
     Attributes:
         session: The model, its samples and its run directory.
-        importances: By scorer; holds ``activation`` and ``gradient``.
-        ranking: Of the chosen sites.
+        listing: The ranking, and what is known of it.
         curve: Of the ranking's prefixes.
         collapse: What it says.
-        critical: The top k*.
         minimal: None where none was sought.
         controls: Sets of the same size.
         blind: What the ranking does not see; None where nothing was looked at.
@@ -56,20 +47,13 @@ class Findings:
     """
 
     session: Session
-    importances: Mapping[str, Importance]
-    ranking: Ranking
+    listing: Listing
     curve: Curve
     collapse: Collapse
-    critical: NeuronSet
     minimal: Minimal | None
     controls: Sequence[Control]
     blind: Blind | None = None
     searched: Searched | None = None
-
-    @cached_property
-    def known(self) -> Known | None:
-        """What is known of the model, where it fits."""
-        return truth_of(self.session.vlm, None)
 
     @cached_property
     def complaints(self) -> list[str]:
@@ -80,19 +64,16 @@ class Findings:
         """The answer; small copies of the images are written for those who show it."""
         session, options, collapse = self.session, self.session.options, self.collapse
         self._note()
+        ranking, critical = self.listing.ranking, self.listing.critical
         k_star, end = collapse.k_star, None if collapse.k_star is None else self.curve.at(collapse.k_star)
         entries, chance = [control_entry(c) for c in self.controls], self.curve.chance
-        random, total = by_kind(entries).get("random"), session.sites.neurons
-        verdict = Verdict(
-            options.model, options.component, options.role, total, collapse,
-            [(n.site.component, n.site.layer) for n in self.critical], (random.drawn, random.fallen) if random else (0, 0),
-            self.complaints, random.undecided if random else 0, None if self.blind is None else self.blind.alone,
-        )  # fmt: skip
+        total = session.sites.neurons
+        verdict = Verdict.of(options, total, collapse, critical, entries, self.complaints, self.blind)
         sentences = [str(verdict)]
         if self.searched is not None:
             sentences.append(self.searched.sentence(options.model, k_star))
         return Result(
-            model=options.model, component=options.component, role=options.role, scorer=self.ranking.name,
+            model=options.model, component=options.component, role=options.role, scorer=ranking.name,
             alpha=options.alpha, samples=len(session.samples), neurons_total=total,
             baseline=self.curve.intact.metrics,
             chance={"clip_score": None if chance is None else float(chance.mean())},
@@ -101,13 +82,12 @@ class Findings:
             monotone=collapse.monotone, undecided=list(collapse.undecided), samples_needed=collapse.samples_needed,
             criterion=options.rule().model_dump(), left_out=collapse.left_out,
             criteria=criterion_entries(self.curve, options.seed),
-            critical_neurons=[NeuronEntry.of(self.ranking[i]) for i in range(min(len(self.critical), LISTED))],
+            critical_neurons=[NeuronEntry.of(ranking[i]) for i in range(min(len(critical), LISTED))],
             minimal_set=None if self.minimal is None else [NeuronEntry.of(n) for n in self.minimal.neurons],
             minimal_verified=self.minimal is not None and self.minimal.verified, controls=entries,
             modes=None if end is None else end.modes,
-            examples=[] if end is None else example_entries(session.samples, self.curve.intact, end), top=self._top(),
-            places=self._places(),
-            known=None if self.known is None else f"{self.known.name} ({self.known.source})",
+            examples=[] if end is None else example_entries(session.samples, self.curve.intact, end), top=self.listing.top(),
+            places=self.listing.places(), known=self.listing.known_words,
             sample_list=sample_entries(
                 list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
             ),
@@ -145,25 +125,3 @@ class Findings:
             session.note(warning)
         # The user was warned of these before the first mask.
         session.notes += [f"the intact model does not work on this data: {complaint}" for complaint in self.complaints]
-
-    def _top(self) -> list[RankedNeuron]:
-        known = NeuronSet() if self.known is None else self.known.everywhere(self.ranking.sites, self.session.vlm.sites)
-        made, own = [], self.importances.get(self.ranking.name)
-        for i in range(min(TOP, len(self.ranking))):
-            neuron = self.ranking[i]
-            values = {name: self.importances[name].values(neuron.site) for name in ("activation", "gradient")}
-            of: dict[str, Any] = {name: float(value[neuron.index]) for name, value in values.items()}
-            made.append(RankedNeuron(
-                **NeuronEntry.of(neuron).model_dump(), rank=i + 1, importance=_finite(self.ranking.scores[i]), **of,
-                consistency=None if own is None else float(own.consistency(neuron.site)[neuron.index]),
-                critical=neuron in self.critical, known=neuron in known,
-            ))  # fmt: skip
-        return made
-
-    def _places(self) -> list[SiteSummary]:
-        importance = self.importances.get(self.ranking.name, self.importances["can"])
-        return [SiteSummary.of(s, importance.values(s), len(self.critical.indices(s))) for s in importance.sites]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if value == value else None

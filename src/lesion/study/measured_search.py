@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
+from lesion.ablation.harm import Harm, harms
 from lesion.ablation.measure import Ablation
 from lesion.ablation.search import drive
-from lesion.ablation.smallest import Harm, Smallest, smallest
+from lesion.ablation.smallest import Smallest, smallest
 from lesion.core.criterion import told
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
@@ -92,9 +93,9 @@ def _seek(ground: Ground, listed: Shortlist, chain: Chain) -> Smallest:
     with ground.session.progress.stage("measured search", budget) as advance:
 
         def answer(sets: list[NeuronSet]) -> list[Harm]:
-            harms = ground.seeking.harms(sets)
+            found = harms(ground.seeking, sets)
             advance(len(sets))
-            return harms
+            return found
 
         return drive(smallest(listed.neurons, listed.groups, budget, chains), answer)
 

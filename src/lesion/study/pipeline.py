@@ -10,8 +10,9 @@ from lesion.core.ranking import Ranking
 from lesion.study import rundir
 from lesion.study.own import note_force, trace
 from lesion.study.result import Result
+from lesion.study.run import Run
 from lesion.study.session import Session
-from lesion.study.stages import STAGES, Run, Stage, result
+from lesion.study.stages import STAGES, Stage, begin, result
 
 
 def check_stage(start: str | None) -> None:
@@ -42,7 +43,7 @@ def run_stages(session: Session, own: Ranking | None = None, start: str | None =
         for name in names[names.index(start) :]:
             _forget(session, STAGES[name])
     note_force(session)
-    folder, run = session.run.path, Run(session, own)
+    folder, run = session.run.path, begin(session, own)
     for stage in STAGES.values():
         inputs = {STAGES[name].artefact: _digest(folder / STAGES[name].artefact) for name in stage.after}
         if stage.name == "ranking":

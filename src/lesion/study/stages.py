@@ -11,75 +11,24 @@ one's own) is what the stages behind it are made from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from lesion.ablation.measure import Ablation, Control
-from lesion.ablation.minimal import Minimal
 from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.curve import Curve
 from lesion.core.errors import OptionError
 from lesion.core.importance import Importance
-from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
-from lesion.study import measured_search, rundir
-from lesion.study.blind import Looked, look
+from lesion.study import rundir
 from lesion.study.conclusion import Findings, warn_of_the_intact_model
+from lesion.study.evidence import blind, controls, minimal, search
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import note_unscored, rankable, study_scorers
-from lesion.study.measured_search import Ground
-from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.listing import Listing
 from lesion.study.own import own_order
-from lesion.study.result import Blind, Result
-from lesion.study.searched import Searched
+from lesion.study.result import Result
+from lesion.study.run import Run
 from lesion.study.session import Session
-
-
-class Run:
-    """One study under way: its session, and what its stages have made."""
-
-    def __init__(self, session: Session, own: Ranking | None = None) -> None:
-        self.session, self.own = session, own
-        self._made: dict[str, Any] = {}
-
-    def get(self, stage: str) -> Any:
-        """What a stage makes: made now where that must be, otherwise read from its artefact."""
-        if stage not in self._made:
-            self._made[stage] = STAGES[stage].run(self)
-        return self._made[stage]
-
-    @property
-    def importances(self) -> dict[str, Importance]:
-        return self.get("importance")
-
-    @property
-    def ranking(self) -> Ranking:
-        return self.get("ranking")
-
-    @property
-    def curve(self) -> Curve:
-        return self.get("curve")
-
-    @property
-    def collapse(self) -> Collapse:
-        return self.get("collapse")
-
-    @property
-    def critical(self) -> NeuronSet:
-        """The top k*; empty without a collapse."""
-        critical = self.ranking.top(self.collapse.k_star or 0)
-        critical.identity = self.session.identity
-        return critical
-
-    @property
-    def ablation(self) -> Ablation:
-        if "ablation" not in self._made:
-            act = self.session.options.intervention()
-            self._made["ablation"] = self.session.ablation(None, act, self.importances if act.needs else {})
-        return self._made["ablation"]
 
 
 @dataclass(frozen=True)
@@ -156,82 +105,12 @@ def collapse(run: Run) -> Collapse:
     return collapsed
 
 
-def minimal(run: Run) -> Minimal | None:
-    """The 1-minimal set within the top k*; None without a collapse, or with too large a one to try."""
-    session, path = run.session, run.session.run.path / rundir.MINIMAL
-    k_star, limit = run.collapse.k_star, session.options.minimal_limit
-    if k_star is not None and k_star > limit:
-        session.note(f"k* is above the minimal limit ({limit}); no minimal set was sought")
-    if path.exists():
-        kept = session.run.read_json(rundir.MINIMAL)
-        if kept is None:
-            return None
-        members = [NeuronEntry.model_validate(entry).neuron() for entry in kept["neurons"]]
-        return Minimal(NeuronSet(members).fit(session.sites), kept["verified"], kept["tried"])
-    reduced = None if k_star is None or k_star > limit else run.ablation.minimal(run.ranking, k_star)
-    session.run.write_json(rundir.MINIMAL, None if reduced is None else {
-        "neurons": [NeuronEntry.of(n).model_dump() for n in reduced.neurons], "verified": reduced.verified,
-        "tried": reduced.tried,
-    })  # fmt: skip
-    return reduced
-
-
-def controls(run: Run) -> list[Control]:
-    """Sets of the critical set's size, drawn by chance."""
-    session = run.session
-    kept = session.run.read_json(rundir.CONTROLS)
-    if kept is not None:
-        return [
-            Control(c["kind"], c["seed"], c["k"], session.run.evaluation(c["evaluation"] or ""), c["decision"]) for c in kept
-        ]
-    drawn = run.ablation.controls(
-        run.critical, run.ranking, run.importances["activation"], session.options.controls, 1000 * session.options.seed
-    )
-    session.run.write_json(rundir.CONTROLS, [
-        {"kind": c.kind, "seed": c.seed, "k": c.k, "decision": c.decision,
-         "evaluation": None if c.evaluation is None else c.evaluation.key}
-        for c in drawn
-    ])  # fmt: skip
-    return drawn
-
-
-def blind(run: Run) -> Blind | None:
-    """What the ranking does not see: the first neuron by activation masked alone, and effects far beyond the first order."""
-    session, path = run.session, run.session.run.path / rundir.BLIND
-    if path.exists():
-        kept = session.run.read_json(rundir.BLIND)
-        with suppress(ValidationError):  # another version's is made anew
-            seen = None if kept is None else Blind.model_validate(kept)
-            if seen is None or seen.alone is None or session.run.evaluation(seen.alone.evaluation) is not None:
-                return seen
-    found = run.get("minimal")
-    looked = Looked(run.ranking, run.importances, run.curve, run.collapse, None if found is None else found.neurons)
-    seen = look(session, run.ablation, looked)
-    session.run.write_json(rundir.BLIND, None if seen is None else seen.model_dump())
-    return seen
-
-
-def search(run: Run) -> Searched | None:
-    """The smallest set by measuring; None where that was not asked for."""
-    session = run.session
-    kept = session.run.read_json(rundir.SEARCH)
-    if kept is not None:
-        with suppress(ValidationError):  # another version's is made anew
-            return Searched.model_validate(kept)
-    found = None
-    if session.options.search == "measured":
-        seeking = session.ablation(session.ranked, importances=run.importances)
-        found = measured_search.search(Ground(session, seeking, run.ablation, run.ranking, run.importances))
-    session.run.write_json(rundir.SEARCH, None if found is None else found.model_dump())
-    return found
-
-
 def result(run: Run) -> Result:
     """The answer, put together from everything before."""
     run.critical.save(run.session.run.path / rundir.CRITICAL)
     findings = Findings(
-        run.session, run.importances, run.ranking, run.curve, run.collapse, run.critical, run.get("minimal"),
-        run.get("controls"), run.get("blind"), run.get("search"),
+        run.session, Listing(run.session.vlm, run.importances, run.ranking, run.critical), run.curve, run.collapse,
+        run.get("minimal"), run.get("controls"), run.get("blind"), run.get("search"),
     )  # fmt: skip
     answer = findings.conclude()
     run.session.run.write_json(rundir.RESULT, answer.model_dump())
@@ -257,3 +136,8 @@ STAGES: dict[str, Stage] = {
     )
 }
 """By name, in order."""
+
+
+def begin(session: Session, own: Ranking | None = None) -> Run:
+    """A study under way, whose stages are run as they are asked for."""
+    return Run(session, {name: stage.run for name, stage in STAGES.items()}, own)

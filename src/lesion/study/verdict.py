@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lesion.core.collapse import Collapse
+from lesion.core.neurons import NeuronSet
 from lesion.core.sites import ALL
 from lesion.core.statistics import FEWEST, share_upper_bound
-from lesion.study.result import MaskedAlone
+from lesion.study.control_entry import ControlEntry, by_kind
+from lesion.study.options import StudyOptions
+from lesion.study.result import Blind, MaskedAlone
 
 HANDFUL = 10
 """The paper finds four or five neurons in LLaVA and over a thousand in InstructBLIP; up to here we speak of a handful."""
@@ -52,6 +55,19 @@ class Verdict:
     complaints: Sequence[str] = field(default_factory=list)
     unsure: int = 0
     alone: MaskedAlone | None = None
+
+    @classmethod
+    def of(
+        cls, options: StudyOptions, total: int, collapse: Collapse, critical: NeuronSet, controls: Sequence[ControlEntry],
+        complaints: Sequence[str], blind: Blind | None,
+    ) -> Verdict:
+        """From what a study found of ``total`` neurons."""
+        random = by_kind(controls).get("random")
+        return cls(
+            options.model, options.component, options.role, total, collapse,
+            [(n.site.component, n.site.layer) for n in critical], (random.drawn, random.fallen) if random else (0, 0),
+            complaints, random.undecided if random else 0, None if blind is None else blind.alone,
+        )  # fmt: skip
 
     @property
     def share(self) -> float | None:

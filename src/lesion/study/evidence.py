@@ -1,0 +1,88 @@
+"""The stages behind a collapse: the minimal set, the controls, what the ranking does not see, and the measured search."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from lesion.ablation.measure import Control
+from lesion.ablation.minimal import Minimal
+from lesion.core.neurons import NeuronSet
+from lesion.study import measured_search, rundir
+from lesion.study.blind import Looked, look
+from lesion.study.measured_search import Ground
+from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.result import Blind
+from lesion.study.run import Run
+from lesion.study.searched import Searched
+
+
+def minimal(run: Run) -> Minimal | None:
+    """The 1-minimal set within the top k*; None without a collapse, or with too large a one to try."""
+    session, path = run.session, run.session.run.path / rundir.MINIMAL
+    k_star, limit = run.collapse.k_star, session.options.minimal_limit
+    if k_star is not None and k_star > limit:
+        session.note(f"k* is above the minimal limit ({limit}); no minimal set was sought")
+    if path.exists():
+        kept = session.run.read_json(rundir.MINIMAL)
+        if kept is None:
+            return None
+        members = [NeuronEntry.model_validate(entry).neuron() for entry in kept["neurons"]]
+        return Minimal(NeuronSet(members).fit(session.sites), kept["verified"], kept["tried"])
+    reduced = None if k_star is None or k_star > limit else run.ablation.minimal(run.ranking, k_star)
+    session.run.write_json(rundir.MINIMAL, None if reduced is None else {
+        "neurons": [NeuronEntry.of(n).model_dump() for n in reduced.neurons], "verified": reduced.verified,
+        "tried": reduced.tried,
+    })  # fmt: skip
+    return reduced
+
+
+def controls(run: Run) -> list[Control]:
+    """Sets of the critical set's size, drawn by chance."""
+    session = run.session
+    kept = session.run.read_json(rundir.CONTROLS)
+    if kept is not None:
+        return [
+            Control(c["kind"], c["seed"], c["k"], session.run.evaluation(c["evaluation"] or ""), c["decision"]) for c in kept
+        ]
+    drawn = run.ablation.controls(
+        run.critical, run.ranking, run.importances["activation"], session.options.controls, 1000 * session.options.seed
+    )
+    session.run.write_json(rundir.CONTROLS, [
+        {"kind": c.kind, "seed": c.seed, "k": c.k, "decision": c.decision,
+         "evaluation": None if c.evaluation is None else c.evaluation.key}
+        for c in drawn
+    ])  # fmt: skip
+    return drawn
+
+
+def blind(run: Run) -> Blind | None:
+    """What the ranking does not see: the first neuron by activation masked alone, and effects far beyond the first order."""
+    session, path = run.session, run.session.run.path / rundir.BLIND
+    if path.exists():
+        kept = session.run.read_json(rundir.BLIND)
+        with suppress(ValidationError):  # another version's is made anew
+            seen = None if kept is None else Blind.model_validate(kept)
+            if seen is None or seen.alone is None or session.run.evaluation(seen.alone.evaluation) is not None:
+                return seen
+    found = run.get("minimal")
+    looked = Looked(run.ranking, run.importances, run.curve, run.collapse, None if found is None else found.neurons)
+    seen = look(session, run.ablation, looked)
+    session.run.write_json(rundir.BLIND, None if seen is None else seen.model_dump())
+    return seen
+
+
+def search(run: Run) -> Searched | None:
+    """The smallest set by measuring; None where that was not asked for."""
+    session = run.session
+    if (session.run.path / rundir.SEARCH).exists():
+        kept = session.run.read_json(rundir.SEARCH)
+        with suppress(ValidationError):  # another version's is made anew
+            return None if kept is None else Searched.model_validate(kept)
+    found = None
+    if session.options.search == "measured":
+        seeking = session.ablation(session.ranked, importances=run.importances)
+        found = measured_search.search(Ground(session, seeking, run.ablation, run.ranking, run.importances))
+    session.run.write_json(rundir.SEARCH, None if found is None else found.model_dump())
+    return found
