@@ -24,11 +24,11 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import study_scorers
-from lesion.study.measured_search import CHAIN, spread
+from lesion.study.measured_search import PART, spread
 from lesion.study.options import StudyOptions
 from lesion.study.session import Session
 from lesion.study.shortlist import shortlist
-from lesion.study.steepest_chain import steepest_chain
+from lesion.study.steepest_chain import COST, steepest_chain
 
 SUBJECTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("tiny-llava", "hidden", {}),
@@ -90,13 +90,14 @@ def compare(model: str, role: str, budget: int, options: dict[str, Any], folder:
         orders = {name: [r[i] for i in range(len(r))] for name, r in rankings.items()}
         harms(seeking, [NeuronSet()])
         start = time.perf_counter()
-        chain = steepest_chain(session, seeking, budget // CHAIN)
-        listed = shortlist(session, rankings["can"], scored, asked.shortlist, chain.neurons)
+        part = budget // PART
+        chain = steepest_chain(session, seeking, part)
+        own = {name: scored[name] for name in study_scorers(asked)}
+        listed = shortlist(session, rankings["can"], own, asked.shortlist, chain.neurons, part // COST)
+        spent = chain.cost + COST * listed.passes
         before = time.perf_counter() - start
         ways: dict[str, tuple[Any, int]] = {
-            "measured": (
-                smallest(listed.neurons, listed.groups, budget - chain.cost, [chain.neurons, orders["can"]]), chain.cost
-            ),
+            "measured": (smallest(listed.neurons, listed.groups, budget - spent, listed.chains), spent),
             **{f"prefix of {name}": (prefix(order), 0) for name, order in orders.items()},
             "greedy": (greedy(listed.neurons), 0),
             "genetic": (genetic(listed.neurons, 0), 0),

@@ -88,6 +88,13 @@ def test_a_chain_is_followed_where_the_shortlist_is_not_enough():
     assert indices(found.sets[0]) == {200, 230}
 
 
+def test_a_chain_that_is_a_little_better_is_used():
+    """Of the first, 12 of 20 neurons are needed; of the second, 9 that the first does not begin with."""
+    first, second = list(range(100, 120)), list(range(200, 209))
+    found = run(lambda s: 3.0 if set(first[:12]) <= s or set(second) <= s else 0.0, count=10, chains=[first, second])
+    assert indices(found.sets[0]) == set(second)
+
+
 def test_nothing_is_said_to_be_found_where_there_is_nothing():
     found = run(lambda s: 0.001 * len(s), budget=300)
     assert found.sets == () and found.spent == 300 and not found.ended

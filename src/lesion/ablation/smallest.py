@@ -267,8 +267,9 @@ class _Work:
 
         low, high = 1, 2
         while True:
-            high = min(high, len(order))
-            if high <= low or (known.size is not None and len(neurons) + high >= known.size):
+            # A set that is not smaller than the best is of no use.
+            high = min(high, len(order), len(order) if known.size is None else known.size - 1 - len(neurons))
+            if high <= low:
                 return
             yield from known.ask([leap(high)])
             if known.harms[leap(high)].collapsed:

@@ -26,12 +26,12 @@ from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.searched import CandidateEntry, Level, Searched, SingleEntry, StepEntry, SubsetEntry
 from lesion.study.session import Session
 from lesion.study.shortlist import Shortlist, shortlist
-from lesion.study.steepest_chain import Chain, steepest_chain
+from lesion.study.steepest_chain import COST, steepest_chain
 
 ASKED = 4
 """So many sets are asked about on the samples that are measured on, at most."""
-CHAIN = 5
-"""One of so many parts of the budget may go into the steepest chain."""
+PART = 5
+"""One of so many parts of the budget may go into the steepest chain, and one into integrated gradients."""
 EVERY_PART = 5
 """Of sets up to this size every part is measured: 30 of 5 neurons."""
 EACH_LEFT_OUT = 64
@@ -62,9 +62,13 @@ class Ground:
 def search(ground: Ground) -> Searched:
     """Looks for the smallest set that collapses the model, and says what is proved of it."""
     options = ground.session.options
-    chain = steepest_chain(ground.session, ground.seeking, options.search_budget // CHAIN)
-    listed = shortlist(ground.session, ground.ranking, ground.importances, options.shortlist, chain.neurons)
-    found = _seek(ground, listed, chain)
+    part = options.search_budget // PART
+    chain = steepest_chain(ground.session, ground.seeking, part)
+    listed = shortlist(
+        ground.session, ground.ranking, ground.importances, options.shortlist, chain.neurons, part // COST
+    )
+    before = chain.cost + COST * listed.passes
+    found = _seek(ground, listed, options.search_budget - before)
     candidates = _judge(ground, found.sets)
     best = NeuronSet()
     if candidates and candidates[-1].collapsed:
@@ -74,7 +78,7 @@ def search(ground: Ground) -> Searched:
         best, ground.ranking, ground.importances["activation"], options.controls, 1000 * options.seed, listed.writers
     )
     return Searched(
-        budget=options.search_budget, spent=found.spent + chain.cost, passes=chain.passes,
+        budget=options.search_budget, spent=found.spent + before, passes=chain.passes + listed.passes,
         ended=found.ended, shortlist=len(listed.neurons),
         samples=len(ground.session.ranked), steps=[_step(s.spent, s.neurons, s.harm) for s in found.steps],
         singles=[
@@ -87,9 +91,7 @@ def search(ground: Ground) -> Searched:
     )  # fmt: skip
 
 
-def _seek(ground: Ground, listed: Shortlist, chain: Chain) -> Smallest:
-    budget, ranking = ground.session.options.search_budget - chain.cost, ground.ranking
-    chains = [chain.neurons, [ranking[i] for i in range(len(ranking))]]
+def _seek(ground: Ground, listed: Shortlist, budget: int) -> Smallest:
     with ground.session.progress.stage("measured search", budget) as advance:
 
         def answer(sets: list[NeuronSet]) -> list[Harm]:
@@ -97,7 +99,7 @@ def _seek(ground: Ground, listed: Shortlist, chain: Chain) -> Smallest:
             advance(len(sets))
             return found
 
-        return drive(smallest(listed.neurons, listed.groups, budget, chains), answer)
+        return drive(smallest(listed.neurons, listed.groups, budget, listed.chains), answer)
 
 
 def _judge(ground: Ground, sets: Sequence[NeuronSet]) -> list[CandidateEntry]:
