@@ -50,6 +50,8 @@ def test_the_four_that_were_planted_are_found_and_proved_subset_minimal(vlm, res
     found = searched(result)
     assert found.neurons is not None and found.level == "subset-minimal"
     assert NeuronSet(n.neuron() for n in found.neurons) == known("tiny-llava").neurons(vlm.sites, "hidden")
+    kept = NeuronSet.load(Path(result.run) / rundir.FOUND)
+    assert kept.fit(vlm.sites, vlm.identity()) == known("tiny-llava").neurons(vlm.sites, "hidden")
     parts = [c for size in (1, 2, 3) for c in combinations(range(4), size)]
     assert [tuple(part.members) for part in found.subsets] == parts and len(parts) == 14
     assert all(part.collapsed is False for part in found.subsets)

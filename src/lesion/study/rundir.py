@@ -30,7 +30,7 @@ CONFIG, MANIFEST, RESULT, STAGES = "config.yaml", "manifest.json", "result.json"
 ANSWERS, IMPORTANCE, RANKING, CURVE = "answers.json", "importance.safetensors", "ranking.csv", "curve.json"
 COLLAPSE, MINIMAL, CONTROLS, CRITICAL = "collapse.json", "minimal.json", "controls.json", "critical.json"
 BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
-EXPLANATION = "explanation.json"
+EXPLANATION, FOUND = "explanation.json", "found.json"
 EVALUATIONS, FIGURES, PICTURES, REPORT, LOCK = "evaluations.jsonl", "figures", "pictures", "report.html", ".lock"
 
 

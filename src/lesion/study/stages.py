@@ -18,6 +18,7 @@ from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.curve import Curve
 from lesion.core.errors import OptionError
 from lesion.core.importance import Importance
+from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study import rundir
 from lesion.study.conclusion import Findings, warn_of_the_intact_model
@@ -108,9 +109,13 @@ def collapse(run: Run) -> Collapse:
 def result(run: Run) -> Result:
     """The answer, put together from everything before."""
     run.critical.save(run.session.run.path / rundir.CRITICAL)
+    searched = run.get("search")
+    if searched is not None and searched.neurons is not None:
+        found = NeuronSet((entry.neuron() for entry in searched.neurons), run.session.identity)
+        found.save(run.session.run.path / rundir.FOUND)
     findings = Findings(
         run.session, Listing(run.session.vlm, run.importances, run.ranking, run.critical), run.curve, run.collapse,
-        run.get("minimal"), run.get("controls"), run.get("blind"), run.get("search"),
+        run.get("minimal"), run.get("controls"), run.get("blind"), searched,
     )  # fmt: skip
     answer = findings.conclude()
     run.session.run.write_json(rundir.RESULT, answer.model_dump())
