@@ -24,6 +24,7 @@ from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.published import known
 from lesion.study.searched import CandidateEntry, Searched, SubsetEntry
 from tests import tiny_models
+from tests.families.__main__ import vlm_of
 
 OPTIONS: dict[str, Any] = {
     "data": "questions", "role": "hidden", "samples": 8, "controls": 2, "max_new_tokens": 2, "clip": "none",
@@ -102,6 +103,18 @@ def test_a_random_model_has_no_such_set(tmp_path):
     found = searched(result)
     assert found.neurons is None and found.level is None and found.candidates == [] and found.subsets == []
     assert "found nothing that collapses" in result.verdict
+
+
+@pytest.mark.parametrize("family", ["blip_2_t5", "gpt2", "qwen3_vl_moe"])
+def test_an_encoder_decoder_other_layers_and_experts_are_searched_too(family, tmp_path):
+    """Of every family that was tried by hand, these run in three other ways than LLaVA."""
+    model = vlm_of(family)
+    options: dict[str, Any] = OPTIONS | {
+        "data": "prompts" if model.structure.vision is None else "scenes", "role": "all", "samples": 4, "controls": 1,
+        "max_k": 2, "search_budget": 30, "shortlist": 8, "minimal_limit": 0, "criterion": "perplexity",
+    }  # fmt: skip
+    found = searched(Study(model, out=tmp_path / "run", **options).run())
+    assert 8 <= found.spent <= 30 and len(found.singles) == 8
 
 
 def test_a_study_that_does_not_ask_has_none(vlm, tmp_path):
