@@ -26,6 +26,7 @@ from lesion.study.difference import diff
 from lesion.study.result import Result
 from lesion.study.study import Study
 from lesion.study.trial import attempt, neurons_of
+from tests import results
 
 PROMPT = "Describe this image in detail."
 
@@ -310,3 +311,15 @@ def test_try_says_in_one_line_what_is_wrong(runs, tmp_path):
     for words in (["nowhere.png", "--run", runs["gate"]], [str(tmp_path / "bad.png"), "--run", runs["gate"]], []):
         shown = run("try", "tiny-llava", *words)
         assert shown.exit_code == 2 and len(shown.stderr.splitlines()) == 1 and "leave out --strict" not in shown.stderr
+
+
+def test_the_schema_is_printed_and_the_published_one(tmp_path):
+    """docs/result.schema.json is what `lesion schema` prints; every field of a result stands in it."""
+    said = CliRunner().invoke(app, ["schema"])
+    assert said.exit_code == 0
+    schema = json.loads(said.stdout)
+    published = Path(__file__).parents[2] / "docs" / "result.schema.json"
+    assert published.read_text() == said.stdout, "write it anew: lesion schema > docs/result.schema.json"
+    data = json.loads(results.result().model_dump_json())
+    assert set(data) == set(schema["properties"]) and set(schema["required"]) <= set(data)
+    assert schema["properties"]["format"]["const"] == data["format"] == "lesion-result-1"

@@ -83,8 +83,8 @@ class Certified(BaseModel):
             lines.append("The smallest set that does has at least two on this data.")
         if self.within is not None:
             unsure = f", of {self.pairs_undecided:,} the samples do not tell" if self.pairs_undecided else ""
-            count = "none" if not self.pairs_collapsed else f"{self.pairs_collapsed:,}"
-            lines.append(f"Of the {self.pairs:,} pairs of the {self.within:,} most harmful ones, {count} do{unsure}.")
+            does = {0: "none does", 1: "1 does"}.get(self.pairs_collapsed, f"{self.pairs_collapsed:,} do")
+            lines.append(f"Of the {self.pairs:,} pairs of the {self.within:,} most harmful ones, {does}{unsure}.")
         return " ".join(lines)
 
 
