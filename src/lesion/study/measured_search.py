@@ -80,7 +80,7 @@ def search(ground: Ground) -> Searched:
     return Searched(
         budget=options.search_budget, spent=found.spent + before, passes=chain.passes + listed.passes,
         ended=found.ended, shortlist=len(listed.neurons),
-        samples=len(ground.session.ranked), steps=[_step(s.spent, s.neurons, s.harm) for s in found.steps],
+        samples=len(ground.session.ranked), steps=[_step(before + s.spent, s.neurons, s.harm) for s in found.steps],
         singles=[
             SingleEntry(neuron=NeuronEntry.of(neuron), rise=_finite(harm.rise), collapsed=harm.collapsed)
             for neuron, harm in found.singles[:SHOWN]

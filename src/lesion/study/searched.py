@@ -29,7 +29,7 @@ _PARTS: dict[Level, str] = {
 class StepEntry(BaseModel):
     """A set that was better than all before it."""
 
-    spent: int = Field(description="sets measured until then, this one among them")
+    spent: int = Field(description="sets measured until then, this one among them, and gradient passes, as three each")
     size: int
     rise: float | None = Field(description="of the mean NLL of the reference answers, in nats; None where it is not finite")
     collapsed: bool
