@@ -62,7 +62,7 @@ def test_a_pair_that_no_single_one_betrays_is_found_where_both_write_one_channel
 
 def test_the_same_pair_is_found_without_a_channel_by_halving_what_collapses_together():
     found = run(pair)
-    assert indices(found.sets[0]) == {60, 90} and found.spent < 200
+    assert indices(found.sets[0]) == {60, 90} and found.steps[-1].spent < 200
 
 
 def test_a_triple_of_one_channel():
@@ -127,3 +127,10 @@ def test_with_enough_budget_no_smaller_set_is_left(size, rng, share):
     causes = [s for s in subsets if rng.random() < share] or [frozenset(range(size))]
     found = run(lambda s: 3.0 if any(c <= s for c in causes) else 0.0, count=size, budget=10_000)
     assert found.ended and len(found.sets[0]) == min(map(len, causes))
+
+
+def test_of_the_size_that_was_found_the_most_harmful_is_looked_for():
+    """Any two of the first three collapse the model, and the third with the last does so with far more to spare."""
+    harmful = {frozenset({0, 1}): 2.4, frozenset({0, 2}): 2.5, frozenset({1, 2}): 2.6, frozenset({2, 99}): 9.0}
+    found = run(lambda s: max((rise for kin, rise in harmful.items() if kin <= s), default=0.0))
+    assert indices(found.sets[0]) == {2, 99} and found.steps[-1].harm.rise == 9.0

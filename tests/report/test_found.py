@@ -25,6 +25,7 @@ from lesion.study.explanation import (
     NeuronDose,
     PairEntry,
     SetDose,
+    TokenLosses,
     Trace,
     TraceEntry,
 )  # fmt: skip
@@ -77,6 +78,9 @@ def explanation() -> Explanation:
         trace=Trace(channel=9, token=0, token_class="first", written_by=2, read_by="model.layers.3.norm", number=500.0,
                     before_layer=6, masked_rise=4.0, restored_rise=0.1,
                     layers=[TraceEntry(layer=3, intact=500.0, masked=1.0, typical=0.5)]),
+        losses=[TokenLosses(
+            sample="m0", tokens=["A ", "<cat>", "", "."], intact=[0.1, 0.2, 0.3, 4.0], masked=[0.59, 2.3, None, 3.0],
+        )],
     )  # fmt: skip
 
 
@@ -96,7 +100,7 @@ def page(tmp_path: Path) -> str:
 def test_both_answers_stand_side_by_side(page):
     text = plain(page)
     assert "Fewest found by measuring" in text and "subset-minimal" in text
-    assert "80 of 100 sets were measured on the 6 samples" in text and "on which 1 set was asked about" in text
+    assert "80 of 100 sets were measured on the 6 samples" in text and "on which 1 set was measured" in text
     assert "All 2 parts that were measured leave the model standing." in text
     assert "Sets that write the same channels: 1 of 1 leave the model standing." in text
 
@@ -104,11 +108,20 @@ def test_both_answers_stand_side_by_side(page):
 def test_why_is_shown_with_its_doses(page):
     text = plain(page)
     assert "1 pair of 1: synergy" in text and "most of the harm is that this number is gone" in text
-    assert "Of 2 neurons the gradient at the intact model promised less than half" in text
+    assert "For 2 neurons the gradient at the intact model promised less than half" in text
     data = json.loads(re.findall(r'<script type="application/json" class="payload">(.*?)</script>', page)[-1])
     assert data["factors"] == ["2", "1", "0.5", "0"] and data["start"] == 1
     assert data["states"] == ["standing", "intact", "undecided", "collapsed"]
     assert data["answers"][3][0] == "0 <b>" and "0 <b>" not in page, "texts cannot end the element that holds them"
+
+
+def test_each_token_of_an_answer_is_marked_by_how_much_its_loss_rises(page):
+    [row] = re.findall(r'<dl class="tokens">.*?<dd dir="auto">(.*?)</dd>', page)
+    marks = re.findall(r'<span class="l(\d)" title="([^"]+)">([^<]*)</span>', row)
+    assert marks == [
+        ("0", "0.10 to 0.59 nats", "A "), ("2", "0.20 to 2.30 nats", "&lt;cat&gt;"), ("4", "0.30 to not finite nats", "·"),
+        ("0", "4.00 to 3.00 nats", "."),
+    ]  # fmt: skip
 
 
 def test_result_json_is_in_the_page(page):

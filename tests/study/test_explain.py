@@ -23,6 +23,7 @@ from lesion.study.doses import FACTORS
 from lesion.study.explain import explain
 from lesion.study.explanation import DoseEntry, Explanation, NeuronDose, Trace, TraceEntry
 from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.token_losses import pieces
 from tests import tiny_models
 
 OPTIONS: dict[str, Any] = {
@@ -76,6 +77,28 @@ def test_a_dose_of_zero_is_the_mask_and_one_close_to_one_hardly_anything(explain
     assert whole[0.0].rise == pytest.approx(explained.rise, abs=1e-4) and whole[0.0].collapsed
     assert explained.breaks_at() in FACTORS
     assert [len(dose.answers) for dose in explained.together] == [4] * len(FACTORS)
+
+
+def test_the_tokens_tell_where_the_loss_rises(vlm, run, explained):
+    """Together they are the intact answers, and their losses those that the set does to the mean."""
+    said = {outcome["id"]: outcome["answer"] for outcome in Result.load(run).curve[0].outcomes}
+    assert [row.sample for row in explained.losses] == list(said)
+    assert all("".join(row.tokens).startswith(said[row.sample]) for row in explained.losses)
+    rises = [b - a for row in explained.losses for a, b in zip(row.intact, row.masked, strict=True)]
+    assert all(len(row.tokens) == len(row.intact) for row in explained.losses)
+    assert sum(rises) / len(rises) == pytest.approx(explained.rise, abs=1e-4)
+
+
+class Bytes:
+    """A tokenizer with a token for each byte."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+def test_a_character_of_several_tokens_is_added_by_the_last():
+    assert pieces(Bytes(), "né🐱!".encode()) == ["n", "", "é", "", "", "", "🐱", "!"]
+    assert pieces(Bytes(), "a🐱".encode()[:-1]) == ["a", "", "", "\N{REPLACEMENT CHARACTER}"], "what is cut is shown so"
 
 
 def test_the_trace_names_a_planted_channel(vlm, explained):

@@ -111,6 +111,11 @@ class Evaluator:
         self._check(requests)
         yield from self.replies.read(requests, hold)
 
+    def tokens(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Sequence[float]]]]:
+        """The negative log-likelihood of each token of each sample's reference answer, in nats; otherwise as :meth:`stream`."""
+        self._check(requests)
+        yield from self.replies.tokens(requests)
+
     def _check(self, requests: Sequence[Request]) -> None:
         """Whether each intervention is for its neurons' sites."""
         for request in requests:

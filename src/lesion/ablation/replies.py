@@ -55,6 +55,15 @@ class Cell(NamedTuple):
     sample: int
 
 
+class Seen(NamedTuple):
+    """What was made of a masked model's log-probabilities before each token of a reference answer."""
+
+    nll: Sequence[float]
+    """Of each token, in nats."""
+    kl: float | None
+    """Mean over the tokens of KL(intact || masked), in nats; None where it is not finite."""
+
+
 @dataclass(frozen=True)
 class Said:
     """One sample's answer under a mask, and how likely it is.
@@ -149,7 +158,16 @@ class MaskedReplies:
             parts, opened = self._ask(requests, cells, self._known_of(cells), self.vlm.engine.open)
             if hold:
                 self._hold(requests, cells, parts, opened)
-            return [seen[0] for of in opened for seen in of.seen]
+            return [Likelihood.of(seen.nll) for of in opened for seen in of.seen]
+
+        yield from self._each(requests, read)
+
+    def tokens(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Sequence[float]]]]:
+        """The negative log-likelihood of each token of the reference answers, in nats; otherwise as :meth:`__call__`."""
+
+        def read(cells: Sequence[Cell]) -> list[Sequence[float]]:
+            _, opened = self._ask(requests, cells, self._known_of(cells), self.vlm.engine.open)
+            return [seen.nll for of in opened for seen in of.seen]
 
         yield from self._each(requests, read)
 
@@ -231,9 +249,8 @@ class MaskedReplies:
         sets = first.neurons if len(places) == 1 else [requests[c.place].neurons for c in cells]
         parts, layout = self._parts(requests, cells, known), self._layout(samples)
 
-        def see(row: int, log_probs: torch.Tensor) -> tuple[Likelihood, float | None]:
-            divergence = _divergence(known[samples[row]].log_probs, log_probs)
-            return likelihood(log_probs, references[row]), divergence
+        def see(row: int, log_probs: torch.Tensor) -> Seen:
+            return Seen(_nll(log_probs, references[row]), _divergence(known[samples[row]].log_probs, log_probs))
 
         contexts = self._intact_contexts(samples)
         with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
@@ -265,10 +282,12 @@ class MaskedReplies:
         return layout
 
     def _said(self, i: int, reply: Reply, judged: Mapping[Judged, Likelihood]) -> Said:
-        reference, divergence = reply.seen
+        seen: Seen = reply.seen
         own = Likelihood.of([-value for value in reply.log_probs])
         baseline = judged[i, self.intact[i].ids]
-        return Said(self.vlm.answer(list(reply.ids)), reference, own, judged[i, reply.ids], baseline, divergence)
+        return Said(
+            self.vlm.answer(list(reply.ids)), Likelihood.of(seen.nll), own, judged[i, reply.ids], baseline, seen.kl
+        )  # fmt: skip
 
     # -- the intact model ----------------------------------------------------------------------------------------------
     def _intact_contexts(self, samples: Sequence[int]) -> list[Any]:
@@ -351,7 +370,12 @@ def _fitting(ask: Callable[[Sequence[Cell]], list[T]], cells: Sequence[Cell]) ->
 
 def likelihood(log_probs: torch.Tensor, answer: Answer) -> Likelihood:
     """Of an answer, from the log-probabilities before each of its tokens, ``[tokens, vocabulary]``."""
-    return Likelihood.of([-value for value in chosen(log_probs, answer.ids)])
+    return Likelihood.of(_nll(log_probs, answer))
+
+
+def _nll(log_probs: torch.Tensor, answer: Answer) -> list[float]:
+    """Of each token of an answer."""
+    return [-value for value in chosen(log_probs, answer.ids)]
 
 
 def _divergence(intact: torch.Tensor, masked: torch.Tensor) -> float | None:

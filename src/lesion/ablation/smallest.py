@@ -10,8 +10,9 @@ steps, each as far as the budget goes:
    is taken away;
 4. **a beam**: the most harmful sets of each size, each grown by the neurons that did most harm in their latest trial, those
    that share a channel with a member first, with leaps from the best of them;
-5. **backward elimination** of what collapses the model, then **swaps** of one and of two members in the most harmful set that
-   is one smaller, until that collapses the model as well.
+5. **backward elimination** of what collapses the model; **swaps** of one member, for a set of that size that does more harm, so
+   that it holds on other samples too; then swaps of one and of two members in the most harmful set that is one smaller, until
+   that collapses the model as well.
 
 It is an ask-and-tell search (:mod:`lesion.ablation.search`) that knows nothing of models: it is told how harmful each set is.
 Nothing in it is drawn at random, and what it asks does not depend on how many questions are answered at a time.
@@ -137,7 +138,7 @@ class _Known:
         waiting, seen = (s for s in sets if s not in self.harms), set[NeuronSet]()
         waiting = (s for s in waiting if s not in seen and not seen.add(s))
         while chunk := list(islice(waiting, CHUNK)):
-            part = chunk[: self._budget - len(self.harms)]
+            part = chunk[: self.left]
             if part:
                 for neurons, harm in zip(part, (yield part), strict=True):
                     self._learn(neurons, harm)
@@ -150,6 +151,11 @@ class _Known:
         self.harms[neurons] = harm
         if not self._steps or _better(neurons, harm) > _better(self._steps[-1].neurons, self._steps[-1].harm):
             self._steps.append(Step(len(self.harms), neurons, harm))
+
+    @property
+    def left(self) -> int:
+        """Of the budget, in sets."""
+        return self._budget - len(self.harms)
 
     @property
     def best(self) -> NeuronSet | None:
@@ -283,12 +289,13 @@ class _Work:
 
     # -- shrinking -----------------------------------------------------------------------------------------------------
     def shrink(self) -> Ask:
-        """Takes away what is not needed, and then looks for a set of one fewer by swaps, as often as that succeeds."""
+        """Takes away what is not needed, looks for more harm at that size, and then for a set of one fewer, until in vain."""
         known = self._known
         while (best := known.best) is not None and len(best) > 1:
             yield from self.eliminate()
             size = len(known.best or ())
-            yield from self._climb(size - 1)
+            yield from self._climb(size, known.left // 2, swaps=1)
+            yield from self._climb(size - 1, known.left)
             if known.size == size:
                 return
 
@@ -313,14 +320,23 @@ class _Work:
             else:
                 parts = 2 * parts
 
-    def _climb(self, size: int) -> Ask:
-        """Swaps members of the most harmful set of a size, one and then two at a time, as long as that does more harm."""
+    def _climb(self, size: int, most: int, swaps: int = 2) -> Ask:
+        """Swaps members of the most harmful set of a size, as long as that does more harm.
+
+        Args:
+            size: That of the best set, or one less; then it stops where the model collapses.
+            most: Stops when so many sets more are known.
+            swaps: One member at a time, or where that does not help two.
+        """
         known, tried = self._known, set[NeuronSet]()
+        least, end = known.size, len(known.harms) + most
         while (top := next(iter(known.of_size(size)), None)) is not None and top not in tried:
             tried.add(top)
-            for count in (1, 2):
-                yield from known.ask(self._swapped(top, count), until=lambda: known.of_size(size)[0] != top)
-                if known.size == size:
+            for count in range(1, swaps + 1):
+                yield from known.ask(
+                    self._swapped(top, count), until=lambda: known.of_size(size)[0] != top or len(known.harms) >= end
+                )
+                if known.size != least or len(known.harms) >= end:
                     return
                 if known.of_size(size)[0] != top:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,10 @@ from lesion.study.explanation import Explanation
 
 Cell = tuple[str, str]
 """Text, and what marks it; empty for nothing."""
+
+
+LEVELS = (0.5, 2.0, 4.0, 8.0)
+"""A token is marked the more, the more of these rises its NLL reaches, in nats."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,18 @@ class ExplainedView:
         together = [(rise(d.rise), bool(d.collapsed)) for d in self.explanation.together]
         return [*rows, ("all of them", together, "")] if len(self.explanation.neurons) > 1 else rows
 
+    @property
+    def levels(self) -> list[str]:
+        """Of the marks of tokens."""
+        return [f"{level:g}" for level in LEVELS]
+
+    def token_rows(self) -> list[tuple[str, list[tuple[str, int, str]]]]:
+        """Of each sample its name, and of each token its text, how far its loss rises (:data:`LEVELS`) and by how much."""
+        return [
+            (visible(row.sample), [_token(*token) for token in zip(row.tokens, row.intact, row.masked, strict=True)])
+            for row in self.explanation.losses
+        ]
+
     def payload(self) -> dict[str, Any]:
         """What the dose slider shows: every answer at every factor, the largest factor first, the intact answers at 1."""
         doses = self.explanation.together
@@ -69,3 +86,9 @@ def rise(value: float | None) -> str:
 
 def _promised(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _token(text: str, intact: float | None, masked: float | None) -> tuple[str, int, str]:
+    gain = math.inf if intact is None or masked is None else masked - intact
+    before, after = ("not finite" if value is None else f"{value:.2f}" for value in (intact, masked))
+    return visible(text) or "·", sum(gain >= level for level in LEVELS), f"{before} to {after} nats"

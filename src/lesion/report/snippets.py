@@ -10,7 +10,7 @@ from lesion.study.result import Result
 
 MOST = 64
 """Sets of more neurons are read from ``critical.json`` instead of being spelled out."""
-_HOOKS = {"hidden": "mlp.hook_post", "down": "hook_mlp_out", "gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+_HOOKS = {"hidden": "mlp.hook_post", "down": "mlp.hook_out", "gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
 """Role -> where TransformerLens has the same values of a gated network."""
 _TORCH = """\
 # model: as transformers loads it
@@ -25,7 +25,7 @@ from nnsight import NNsight
 traced = NNsight(model)
 with traced.trace(**inputs):"""
 _LENS = """\
-# model: a HookedTransformer of the language model
+# model: a TransformerBridge of the language model (TransformerLens 4)
 def zero(indices):
     def hook(x, hook):
         x[..., indices] = 0

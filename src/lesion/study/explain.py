@@ -15,10 +15,13 @@ from lesion.study.explanation import Explanation, Source
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.reopen import reopened
 from lesion.study.result import Result
+from lesion.study.token_losses import token_losses
 from lesion.study.trace import trace
 
 MOST = 12
 """Neurons of a set that is explained: 66 pairs."""
+
+
 def explain(
     run: str | Path, model: VisionLanguageModel | None = None, progress: Progress | None = None
 ) -> Explanation:
@@ -40,7 +43,8 @@ def explain(
     with reopened(run, model, progress) as opened:
         session = opened.session
         neurons = NeuronSet(entry.neuron() for entry in entries).fit(session.sites)
-        made = Doses(opened, neurons).explanation(source).model_copy(update={"trace": trace(session, neurons)})
+        update = {"trace": trace(session, neurons), "losses": token_losses(opened, neurons)}
+        made = Doses(opened, neurons).explanation(source).model_copy(update=update)
         session.run.write_json(rundir.EXPLANATION, made.model_dump())
         return made
 

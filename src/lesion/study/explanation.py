@@ -108,17 +108,26 @@ class Trace(BaseModel):
         most = max(self.layers, key=lambda entry: abs(entry.intact - entry.masked))
         lines = [
             f"The residual stream changes most in channel {self.channel} at token {self.token} ({self.token_class}): before "
-            f"layer {most.layer} its size is {most.intact:,.4g} intact and {most.masked:,.4g} masked, where the median is "
-            f"{most.typical:.3g}. It is written by layer {self.written_by}"
+            f"layer {most.layer} its size is {_size(most.intact)} intact and {_size(most.masked)} masked, where the median is "
+            f"{_size(most.typical)}. It is written by layer {self.written_by}"
             + (f" and read by {self.read_by}." if self.read_by else ".")
         ]
         if self.undone is not None and self.number is not None:
             tail = "most of the harm is that this number is gone" if self.undone else "it is not this number alone"
             lines.append(
-                f"With that one number put back ({self.number:,.4g}, from other samples) the rise is "
+                f"With that one number put back ({_size(self.number)}, from other samples) the rise is "
                 f"{_nats(self.restored_rise)} instead of {_nats(self.masked_rise)}: {tail}."
             )
         return lines
+
+
+class TokenLosses(BaseModel):
+    """How unlikely each token of a sample's reference answer is; the NLL in nats, None where it is not finite."""
+
+    sample: str
+    tokens: list[str] = Field(description="what each token adds to the text; the end token by its name")
+    intact: list[float | None]
+    masked: list[float | None] = Field(description="with the whole set masked")
 
 
 class Explanation(BaseModel):
@@ -132,7 +141,8 @@ class Explanation(BaseModel):
     pairs: list[PairEntry]
     doses: list[NeuronDose]
     together: list[SetDose] = Field(description="the largest factor first")
-    trace: Trace | None = Field(None, description="None where the layers' states cannot be looked at")
+    trace: Trace | None = Field(default=None, description="None where the layers' states cannot be looked at")
+    losses: list[TokenLosses] = Field(default=[], description="of the first samples")
 
     @classmethod
     def load(cls, run: str | Path) -> Explanation | None:
@@ -173,7 +183,7 @@ class Explanation(BaseModel):
         blind = [d for d in self.doses if d.told is False]
         if blind:
             which = "1 neuron" if len(blind) == 1 else f"{len(blind)} neurons"
-            lines.append(f"Of {which} the gradient at the intact model promised less than half of what masking it does.")
+            lines.append(f"For {which} the gradient at the intact model promised less than half of the harm that masking does.")
         if self.trace is not None:
             lines += self.trace.sentences()
         return lines
@@ -188,3 +198,7 @@ _KINDS: dict[Interplay, str] = {
 
 def _nats(value: float | None) -> str:
     return "more than a number can hold" if value is None else f"{value:.3g} nats"
+
+
+def _size(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
