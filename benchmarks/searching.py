@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -38,8 +38,8 @@ class Memory:
     def reading(self, key: str) -> Sequence[Likelihood] | None:
         return self._readings.get(key)
 
-    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
-        self._readings |= readings
+    def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
+        self._readings |= {key: reading for key, _, reading in readings}
 
 
 def searching(bench: Bench, role: str) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from lesion.core.collapse import Collapse, detect_collapse
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.outcome import Likelihood, Mode, SampleOutcome
+from lesion.study.checksums import Checksums
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.entries import criterion_entries, point_entry
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
@@ -156,3 +158,8 @@ def _sample(i: int, samples: int, pictures: bool, category: Callable[[int], str 
         id=f"s{i}", category=category(i), reference=None, prompt="Describe this image in detail.", ranked_on=i >= samples,
         measured_on=i < samples, picture=f"pictures/{i}.jpg" if pictures else None,
     )  # fmt: skip
+
+
+def rewrite(path: Path, data: Any) -> None:
+    """Writes a JSON file of a run as another version of lesion would have written it: with its checksum."""
+    Checksums(path.parent, mend=True).write(path.name, json.dumps(data).encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,9 +68,10 @@ class Store:
     def reading(self, key: str) -> Sequence[Likelihood] | None:
         return self.readings.get(key)
 
-    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
-        assert not readings.keys() & self.readings.keys(), "nothing is read twice"
-        self.readings |= readings
+    def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
+        for key, _, reading in readings:
+            assert key not in self.readings, "nothing is read twice"
+            self.readings[key] = reading
 
     def add_evaluations(self, entries: Sequence[Entry]) -> None:
         for key, about, evaluation in entries:

@@ -177,7 +177,7 @@ def test_a_result_of_another_version_is_made_anew_from_what_was_measured(runs, t
     before = (folder / "evaluations.jsonl").read_bytes()
     old = json.loads((folder / "result.json").read_text())
     del old["places"]
-    (folder / "result.json").write_text(json.dumps(old))
+    results.rewrite(folder / "result.json", old)
     again = Study("tiny-llava", folder, samples=8, controls=2, max_new_tokens=32, role="gate").run()
     assert again.k_star == 4 and (folder / "evaluations.jsonl").read_bytes() == before
 
@@ -224,7 +224,7 @@ def test_diff_of_two_models(runs, tmp_path, monkeypatch):
     for model in (neurons["model"], data["conditions"]["model"]):
         model |= {"base": "wider", "weights": "0" * 64}
     critical.write_text(json.dumps(neurons))
-    result.write_text(json.dumps(data))
+    results.rewrite(result, data)
     difference = diff(runs["gate"], tmp_path / "other")
     assert not difference.same_model and difference.conditions["model.base"] == ("tiny-llava", "wider")
     assert [n.index for n in difference.both] == shared and difference.jaccard == 3 / 5
@@ -286,7 +286,7 @@ def test_neurons_of_another_model_need_force(runs, tmp_path):
     for name in ("critical.json", "manifest.json"):
         data = json.loads((folder / name).read_text())
         data["model"] |= {"base": "elsewhere", "weights": "0" * 64}
-        (folder / name).write_text(json.dumps(data))
+        results.rewrite(folder / name, data)
     critical = str(folder / "critical.json")
     for file, directory, top in ((critical, None, None), (None, str(folder), None), (None, str(folder), 4)):
         with pytest.raises(NeuronSetError, match=r"found in elsewhere.*this model is tiny-llava.*--force"):

@@ -88,7 +88,7 @@ def test_threads_are_set_and_set_back(machine, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "two", "1.5", ""])
 def test_what_is_no_number_of_threads(wrong):
-    with pytest.raises(OptionError, match=f"threads is '{wrong}'; expected a number from 1 on, or auto"):
+    with pytest.raises(OptionError, match=f"threads is '{wrong}'; expected a number from 1 to 1024, or auto"):
         threads.check(wrong)
 
 

@@ -198,7 +198,7 @@ def test_the_messages_are_found():
     assert len(texts) > 150
     for known in (
         "alpha is …; expected a number from 0 to 1", "unknown option …; available: …", "…; skipped",
-        "interrupted; the same command goes on where this one stopped",
+        "interrupted; to go on where this stopped: …",
         "the curve is not monotone: at some k the model does notably better than at a smaller one",
         "the processor of … has no image processor; is preprocessor_config.json there?",
         "it is unsure of its own answers (perplexity …)", "… was not measured, so collapse is judged without it",

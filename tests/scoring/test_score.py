@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from lesion.core.errors import DataError, OptionError
-from lesion.core.importance import Importance
-from lesion.core.importance import load as load_importances
-from lesion.core.importance import save as save_importances
+from lesion.core.importance import Importance, decode, encode
 from lesion.core.ranking import Ranking
 from lesion.models.handle import frozen
 from lesion.scoring.options import ScoreOptions
@@ -283,6 +283,32 @@ def test_a_sample_whose_loss_is_not_finite_is_left_out():
         score(model, model.sites, [Numbers(model, [[float("nan")]])], ["can"])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("what", ["gradient", "activation"])
+def test_a_sample_with_a_gradient_or_an_activation_that_is_not_finite_is_left_out(what, value):
+    """As in float16, where a backward pass can overflow though the loss is finite."""
+    model = ThreeNeurons()
+    good = score(model, model.sites, [Numbers(model, [[1.0], [2.0]])], ["can", "activation"])
+    mlp: Any = model.mlp
+
+    def spoil(x: torch.Tensor) -> torch.Tensor:
+        bad = (torch.arange(len(x)) == 1).view(-1, *[1] * (x.ndim - 1))
+        return torch.where(bad, torch.full_like(x, value), x)
+
+    if what == "activation":
+        handle = mlp.gate_proj.register_forward_hook(lambda _, __, output: spoil(output))
+    else:
+        handle = mlp.down_proj.register_forward_pre_hook(lambda _, args: args[0].register_hook(spoil) and None)
+    try:
+        found = score(model, model.sites, [Numbers(model, [[1.0], [3.0], [2.0]])], ["can", "activation"])
+    finally:
+        handle.remove()
+    for name in ("can", "activation"):
+        assert found[name].samples == 2
+        for role, values in by_role(found[name]).items():
+            np.testing.assert_array_equal(values, by_role(good[name])[role])
+
+
 def test_random_needs_no_pass_and_is_the_same_everywhere(vlm):
     one = score(vlm.model, vlm.sites, [], ["random"], ScoreOptions(seed=3))["random"]
     two = score(vlm.model, vlm.sites, [], ["random"], ScoreOptions(seed=3))["random"]
@@ -342,12 +368,12 @@ def test_the_registry():
     assert all(s.about for s in SCORERS.values())
 
 
-def test_importances_survive_their_file(tmp_path, vlm):
+def test_importances_survive_their_file(vlm):
     prompts, answers = prepared(vlm, 2)
     found = score(vlm.model, vlm.sites, vlm.batches(prompts, answers, 2), ["can", "gradient"])
-    save_importances(tmp_path / "i.safetensors", found, "key")
-    assert load_importances(tmp_path / "i.safetensors", vlm.sites, "another key") is None
-    read = load_importances(tmp_path / "i.safetensors", vlm.sites, "key")
+    data = encode(found, "key")
+    assert decode(data, vlm.sites, "another key") is None
+    read = decode(data, vlm.sites, "key")
     assert read is not None
     for name, importance in found.items():
         assert read[name].options == importance.options and read[name].samples == 2
@@ -355,6 +381,9 @@ def test_importances_survive_their_file(tmp_path, vlm):
             assert read[name].values(site).dtype == np.float64
             np.testing.assert_array_equal(read[name].values(site), importance.values(site))
             np.testing.assert_array_equal(read[name].consistency(site), importance.consistency(site))
+    for damaged in (b"", b"\0" * 8, data[:100], data[:-8], data[:8] + b"[" + data[9:]):
+        with pytest.raises(ValueError, match=r"."):
+            decode(damaged, vlm.sites, "key")
 
 
 def test_ranking_is_descending_with_ties_by_site_and_index(tmp_path):

@@ -30,7 +30,7 @@ from lesion.study.blind import NATS, TIMES, first_of, is_far_beyond
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.result import Blind, FirstOrder, MaskedAlone
 from lesion.study.verdict import Verdict
-from tests import tiny_models
+from tests import results, tiny_models
 from tests.report.pages import plain
 
 LAYER, CHANNEL, BY = 1, 3, 3000.0
@@ -172,7 +172,7 @@ def test_a_resume_measures_nothing_twice(found, pictures):
             (run / name).unlink()
         assert Study(saturated(), **options).run() == found and lines.read_bytes() == before
     assert Study(saturated(), **options).run(start="blind") == found and lines.read_bytes() == before
-    (run / rundir.BLIND).write_text('{"alone": 3}')
+    results.rewrite(run / rundir.BLIND, {"alone": 3})
     assert Study(saturated(), **options).run(start="result") == found, "another version's is made anew"
     assert lines.read_bytes() == before
     _, alone = seen(found)

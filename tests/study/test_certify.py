@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from lesion import Study
 from lesion.cli.app import app
 from lesion.core.errors import OptionError, RunError
+from lesion.core.journal import Journal
 from lesion.models.loading import load
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
@@ -183,18 +184,21 @@ def test_the_terminal_shows_the_claim_and_json_has_it(whole):
     assert json.loads(data.stdout)["worst"] == certified.model_dump(mode="json")["worst"]
 
 
-def test_what_is_wrong_is_said(vlm, run, tmp_path):
+def test_what_is_wrong_is_said(vlm, run, whole, tmp_path):
     with pytest.raises(RunError, match="holds no study"):
         certify(tmp_path, model=vlm)
     with pytest.raises(OptionError, match="pairs is 1"):
         certify(run, pairs=1, model=vlm)
-    folder = Path(shutil.copytree(run, tmp_path / "damaged"))
-    (folder / FILE).write_text("{}\n")
-    with pytest.raises(RunError, match="about another model, data or criterion"):
-        certify(folder, model=vlm)
-    (folder / FILE).write_text('{"format": 1}\nnonsense\n')
-    with pytest.raises(RunError, match="is damaged"):
-        certify(folder, model=vlm)
+    folder = Path(shutil.copytree(whole[0], tmp_path / "damaged"))
+    journal = Journal(folder / FILE)
+    [head, *_] = journal.read()
+    for lines, message in (
+        ([{"format": 1}], "about another model, data or criterion"), ([head, {"site": 0}], "is damaged; delete it"),
+    ):  # fmt: skip
+        (folder / FILE).unlink()
+        journal.append(lines)
+        with pytest.raises(RunError, match=message):
+            certify(folder, model=vlm)
     other: dict[str, Any] = OPTIONS | {"criterion": "degeneration"}
     Study(vlm, out=tmp_path / "task", **other).run()
     with pytest.raises(OptionError, match="does not look at the perplexity"):

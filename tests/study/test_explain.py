@@ -23,6 +23,7 @@ from lesion.study.doses import FACTORS
 from lesion.study.explain import explain
 from lesion.study.explanation import DoseEntry, Explanation, NeuronDose, Trace, TraceEntry
 from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.rundir import RunDirectory
 from lesion.study.token_losses import pieces
 from tests import tiny_models
 
@@ -148,10 +149,10 @@ def test_what_cannot_be_explained_is_said(vlm, run, tmp_path):
     folder = Path(shutil.copytree(run, tmp_path / "large"))
     result = Result.load(folder)
     large = result.model_copy(update={"minimal_set": None, "k_star": 300})
-    (folder / rundir.RESULT).write_text(large.model_dump_json())
+    RunDirectory(folder).write_json(rundir.RESULT, large.model_dump())
     with pytest.raises(OptionError, match="has 300 neurons; expected at most 12"):
         explain(folder, vlm)
-    (folder / rundir.EXPLANATION).write_text("{}")
+    RunDirectory(folder).write_json(rundir.EXPLANATION, {})
     with pytest.raises(RunError, match="run lesion explain again"):
         Explanation.load(folder)
     assert Explanation.load(tmp_path) is None

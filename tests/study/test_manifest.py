@@ -19,7 +19,7 @@ from lesion.data.samples import Sample
 from lesion.models.identity import EDITS
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study.rundir import MANIFEST, RESULT
-from tests import tiny_models
+from tests import results, tiny_models
 
 OPTIONS = {"samples": 4, "max_new_tokens": 4, "max_k": 2, "controls": 0, "clip": "none"}
 
@@ -140,7 +140,7 @@ def test_an_unfinished_run_is_held_to_its_model_too(run: Path):
 def test_a_manifest_of_another_version_is_named(run: Path):
     manifest = json.loads((run / MANIFEST).read_text())
     manifest["model"] = {"fingerprint": "abc"}
-    (run / MANIFEST).write_text(json.dumps(manifest))
+    results.rewrite(run / MANIFEST, manifest)
     with pytest.raises(RunError, match=r"manifest\.json is no manifest that this version of lesion reads"):
         Study(tiny_models.llava(), out=run, **OPTIONS).run()
 

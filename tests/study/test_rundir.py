@@ -35,7 +35,7 @@ def test_evaluations_survive(tmp_path):
 def test_readings_survive_beside_evaluations(tmp_path):
     parts = [Likelihood(0.5, 3), Likelihood(None, 2)]
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
-        run.add_readings({"a": parts})
+        run.add_readings([("a", 2, parts)])
         add(run, "b")
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
         assert run.reading("a") == parts and run.evaluation("a") is None and run.reading("b") is None

@@ -18,8 +18,10 @@ from lesion import Result, Study
 from lesion.core.errors import OptionError
 from lesion.models.loading import load
 from lesion.models.vlm import VisionLanguageModel
-from lesion.study import rundir
+from lesion.study import checksums, rundir
+from lesion.study.lock import LOCK
 from lesion.study.stages import STAGES
+from tests import results
 
 OPTIONS: dict[str, Any] = {"data": "questions", "samples": 8, "controls": 1, "max_new_tokens": 2, "clip": "none"}
 """Yes and no are short: a study of tiny-llava that collapses, in a second or two."""
@@ -61,7 +63,7 @@ def test_every_stage_writes_what_it_says(whole: Path):
     assert list(STAGES) == [
         "answers", "importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "search", "result",
     ]  # fmt: skip
-    names = {p.name for p in whole.iterdir()} - {rundir.LOCK}
+    names = {p.name for p in whole.iterdir()} - {LOCK, checksums.FILE}
     assert names == {stage.artefact for stage in STAGES.values()} | {
         rundir.CONFIG, rundir.MANIFEST, rundir.STAGES, rundir.EVALUATIONS, rundir.CRITICAL, rundir.PICTURES,
     }  # fmt: skip
@@ -79,7 +81,7 @@ def test_a_finished_study_is_read_and_not_run_again(vlm, run, monkeypatch):
         monkeypatch.setattr(vlm, name, lambda first, *a, f=original: f(first, *a) if len(first) < 4 else pytest.fail("run"))
     assert study(vlm, run).run() == Result.load(run)
     after = {p: p.stat().st_mtime_ns for p in run.iterdir()}
-    assert {p.name for p in run.iterdir() if before.get(p) != after[p]} <= {rundir.MANIFEST, rundir.LOCK}
+    assert {p.name for p in run.iterdir() if before.get(p) != after[p]} <= {rundir.MANIFEST, LOCK, checksums.FILE}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -151,7 +153,7 @@ def test_notes_are_the_same_after_a_resume(vlm, tmp_path):
 def test_a_result_of_another_version_is_made_anew_from_what_was_measured(vlm, run, whole):
     count = evaluations(run)
     for damage in ({"places": None}, {"verdict": 3}):
-        (run / rundir.RESULT).write_text(json.dumps({**kept(run), **damage}))
+        results.rewrite(run / rundir.RESULT, {**kept(run), **damage})
         study(vlm, run).run()
         assert kept(run) == kept(whole) and evaluations(run) == count
 

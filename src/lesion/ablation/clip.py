@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesion.core.errors import ModelError, OptionError
+from lesion.core.errors import LesionError, ModelError, OptionError
 from lesion.core.progress import Progress
 from lesion.data.samples import QUESTIONS, SCENES, Sample
+from lesion.models.checkpoint import check_loaded, check_weights
 from lesion.models.loading import pick_device, resolve
 from lesion.models.quiet import no_bars
 
@@ -41,12 +43,22 @@ class ClipScorer:
         if model is None:
             try:
                 source = resolve(name)
+                # Where it is left out, transformers asks for it in the terminal.
+                own: dict[str, Any] = {"trust_remote_code": False}
                 # from_pretrained would fill a model of another kind with random weights, and say so in a log only.
-                if (kind := AutoConfig.from_pretrained(source).model_type) != "clip":
+                if (kind := AutoConfig.from_pretrained(source, **own).model_type) != "clip":
                     raise ValueError(f"its model type is {kind!r}, expected 'clip'")
+                if Path(source).is_dir():
+                    check_weights(name, Path(source))
                 with no_bars():
-                    model, processor = CLIPModel.from_pretrained(source), CLIPProcessor.from_pretrained(source)
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+                    loading: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+                    loaded: Any = CLIPModel.from_pretrained(source, **loading)
+                    model, info = loaded
+                    check_loaded(name, info)
+                    processor = CLIPProcessor.from_pretrained(source, **own)
+            except LesionError:
+                raise
+            except Exception as error:  # the libraries, and what is damaged, raise errors of many kinds
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ModelError(f"the CLIP model {name!r} cannot be loaded ({reason}); name another with --clip") from None
         self.model: Any = model.float().eval().requires_grad_(False).to(pick_device(device))

@@ -20,7 +20,7 @@ from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import Likelihood
+from lesion.core.outcome import Likelihood, perplexity, pool
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
@@ -44,8 +44,8 @@ class Store(Protocol):
         """How likely the reference answers were under a key, where nothing else was measured."""
         ...
 
-    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
-        """Keeps all of them or none, by key."""
+    def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
+        """Keeps all of them or none: key, how many neurons were masked, and one likelihood a sample."""
         ...
 
 
@@ -170,14 +170,17 @@ class Ablation:
         if not keys:
             return
         for group in self.evaluator.read([Request(wanted[k], self.intervention) for k in keys], hold):
-            self._store.add_readings({keys[place]: reading for place, reading in group.items()})
+            self._store.add_readings([(key := keys[p], len(wanted[key]), reading) for p, reading in group.items()])
 
     def curve(self, ranking: Ranking, limit: int | None = None) -> Curve:
         """The progressive sweep of a ranking, up to its collapse or to ``limit`` neurons (default: all)."""
         with self._progress.stage("masking the top k", None) as advance:
 
             def answer(ks: list[int]) -> list[Decision]:
-                decisions = self.decisions([ranking.top(k) for k in ks], hold=True)
+                tops = [ranking.top(k) for k in ks]
+                decisions = self.decisions(tops, hold=True)
+                for k, top, decision in zip(ks, tops, decisions, strict=True):
+                    self._progress.point(k, perplexity(pool(self._reading(self.key(top)))), decision)
                 advance(len(ks))
                 return decisions
 

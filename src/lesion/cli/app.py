@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from lesion.cli.certify import certify
+from lesion.cli.checked import Debug, checked, debug_everywhere
 from lesion.cli.explain import explain
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
@@ -51,9 +52,11 @@ app = typer.Typer(cls=OneLineErrors, add_completion=False, pretty_exceptions_ena
 def lesion(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version, and do nothing else")] = False,
+    debug: Debug = False,
 ) -> None:
     """Finds the neurons that a vision-language model cannot live without, and proves it."""
     wait_briefly()
+    debug_everywhere(debug)
     if version:
         from lesion import __version__
 
@@ -68,7 +71,7 @@ for name, command in (
     ("check-known", check_known), ("ranks", ranks),
     ("certify", certify), ("explain", explain), ("paper", paper), ("report", report), ("schema", schema),
 ):  # fmt: skip
-    app.command(name)(one_line_errors()(command))
+    app.command(name)(one_line_errors()(checked(command)))
 
 
 def main() -> None:

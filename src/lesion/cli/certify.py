@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lesion.cli.terminal import Bars, Json, Run, answer, quiet_libraries
+from lesion.cli.progress import LogJson, listener
+from lesion.cli.terminal import Json, Run, answer, quiet_libraries
 
 
 def certify(
@@ -16,6 +17,7 @@ def certify(
     ] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="say how long it would take, and stop")] = False,
     json: Json = False,
+    log_json: LogJson = None,
 ) -> None:
     """Mask every single neuron of a study, and say what that proves. Run again to resume."""
     quiet_libraries()
@@ -26,6 +28,6 @@ def certify(
         typer.echo(words, err=True)
         return not estimate
 
-    found = prove(run, pairs, progress=Bars(), estimated=estimated)
+    found = prove(run, pairs, progress=listener(log_json), estimated=estimated)
     if found is not None:
         answer(json, lambda: found.model_dump_json(indent=1), lambda console: show_certified(found, console))

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
-from lesion.cli.terminal import Bars, Json, Out, answer, quiet_libraries
+from lesion.cli.options import ARGUMENT, LOADING, check_options, fields_of, takes
+from lesion.cli.progress import LogJson, listener
+from lesion.cli.terminal import Json, Out, answer, quiet_libraries
 
 Neurons = Annotated[
     list[str] | None,
@@ -38,7 +39,8 @@ def doctor(json: Json = False, **options: Any) -> None:
     from lesion.cli.show_models import show_diagnosis
     from lesion.study.doctor import diagnose
 
-    diagnosis = diagnose(options.pop(ARGUMENT), warn=Bars().warn, **options)
+    check_options(**{name: value for name, value in options.items() if value is not None})
+    diagnosis = diagnose(options.pop(ARGUMENT), warn=listener().warn, **options)
     answer(json, diagnosis.table, lambda console: show_diagnosis(diagnosis, console))
     if not diagnosis.healthy:
         raise typer.Exit(1)
@@ -48,13 +50,15 @@ def doctor(json: Json = False, **options: Any) -> None:
     ARGUMENT, "data", "category", "prompt", "samples", "target", "mask", "mask_positions", "criterion", "max_new_tokens",
     "clip", "seed", "strict", *LOADING, "batch_size", "threads", samples=16,
 ))  # fmt: skip
-def check_known(expect: Expect = None, out: Out = None, json: Json = False, **options: Any) -> None:
+def check_known(
+    expect: Expect = None, out: Out = None, json: Json = False, log_json: LogJson = None, **options: Any
+) -> None:
     """Mask the published coordinates of a model (or of its base) directly, and say what that does."""
     quiet_libraries()
     from lesion.cli.show_models import show_known
     from lesion.study.check_known import check_known as check
 
-    checked = check(expect=expect, out=out, progress=Bars(), **options)
+    checked = check(expect=expect, out=out, progress=listener(log_json), **options)
     answer(json, lambda: checked.model_dump_json(indent=1), lambda console: show_known(checked, console))
 
 
@@ -68,6 +72,7 @@ def ranks(
     scorer: Scorers = None,
     out: Out = None,
     json: Json = False,
+    log_json: LogJson = None,
     **options: Any,
 ) -> None:
     """Say which scorer sees a neuron: the rank that each gives neurons whose effect is known. Nothing is masked."""
@@ -75,5 +80,5 @@ def ranks(
     from lesion.cli.show_models import show_ranks
     from lesion.study.ranks import ranks as look_up
 
-    found = look_up(neurons=neurons or neuron, scorers=scorer, out=out, progress=Bars(), **options)
+    found = look_up(neurons=neurons or neuron, scorers=scorer, out=out, progress=listener(log_json), **options)
     answer(json, lambda: found.model_dump_json(indent=1), lambda console: show_ranks(found, console))

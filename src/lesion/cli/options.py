@@ -56,6 +56,18 @@ def takes(*parameters: inspect.Parameter) -> Callable[[Command], Command]:
     return decorate
 
 
+def check_options(**options: Any) -> None:
+    """Checks options of a command that asks no study.
+
+    Raises:
+        OptionError: A value that makes no sense.
+    """
+    from lesion.models.loading import check_placing
+
+    asked = StudyOptions.parse(**options)
+    check_placing(asked.dtype, asked.device, asked.device_map, asked.quantization)
+
+
 def _parameter(name: str, field: FieldInfo, default: Any, planned: bool) -> inspect.Parameter:
     kind, choices = _type_of(field.annotation)
     metavar = f"[{'|'.join(choices)}]" if choices else None

@@ -8,7 +8,8 @@ import typer
 
 from lesion.cli.models import Expect
 from lesion.cli.options import LOADING, fields_of, takes
-from lesion.cli.terminal import Bars, quiet_libraries
+from lesion.cli.progress import LogJson, listener
+from lesion.cli.terminal import quiet_libraries
 
 Models = Annotated[
     list[str] | None, typer.Argument(help="as for study; default: tiny-llava and tiny-instructblip", metavar="[MODEL]...")
@@ -25,6 +26,7 @@ def paper(
     quick: Annotated[bool, typer.Option("--quick", help="every part, with few images and few variants")] = False,
     per_category: Annotated[int | None, typer.Option(help="images of each category; default: the plan's")] = None,
     expect: Expect = None,
+    log_json: LogJson = None,
     **options: Any,
 ) -> None:
     """Run every experiment of the paper, and the checks that it lacks: tables, figures, one summary. Run again to resume."""
@@ -37,4 +39,4 @@ def paper(
 
     options |= {"per_category": per_category, "expect": expect}
     options = {name: value for name, value in options.items() if value is not None}
-    show_paper(run(models or MODELS, out, quick, Bars(), **options), Console())
+    show_paper(run(models or MODELS, out, quick, listener(log_json), **options), Console())

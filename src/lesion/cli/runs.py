@@ -6,15 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
-from lesion.cli.terminal import Bars, Json, Run, answer, quiet_libraries
+from lesion.cli.options import ARGUMENT, LOADING, check_options, fields_of, takes
+from lesion.cli.progress import listener
+from lesion.cli.terminal import Json, Run, answer, quiet_libraries
 
 
 def show(run: Run, json: Json = False) -> None:
-    """Show a finished run: its answer, its curve, its critical neurons, and how sure they are."""
+    """Show a run: its answer, its curve, its critical neurons, and how sure they are; or how far it is."""
     from lesion.cli.show_study import show_run
+    from lesion.cli.show_unfinished import show_unfinished
     from lesion.study.result import Result
+    from lesion.study.unfinished import Unfinished, is_unfinished
 
+    if is_unfinished(run):
+        there = Unfinished.load(run)
+        answer(json, lambda: there.model_dump_json(indent=1), lambda console: show_unfinished(there, console))
+        return
     result = Result.load(run)
     answer(json, lambda: result.model_dump_json(indent=1), lambda console: show_run(result, console))
 
@@ -42,11 +49,13 @@ def try_(
     from lesion.cli.show_runs import show_trial
     from lesion.data.samples import Sample, load_image
     from lesion.models.loading import load
-    from lesion.study.trial import attempt, neurons_of
+    from lesion.study.trial import attempt, neurons_of, read
 
+    check_options(**{name: value for name, value in options.items() if name != "force"})
     sample = Sample("prompt", None) if image is None else load_image(image)
+    read(neurons, run, top)  # what is wrong with it is said before the model is loaded
     vlm = load(options[ARGUMENT], **{name: options[name] for name in LOADING})
-    members = neurons_of(vlm, neurons, run, top, options["force"], Bars().warn)
+    members = neurons_of(vlm, neurons, run, top, options["force"], listener().warn)
     trial = attempt(vlm, sample, members, options["prompt"], options["max_new_tokens"])
     answer(json, trial.as_dict, lambda console: show_trial(trial, console))
 

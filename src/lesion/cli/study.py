@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from lesion.cli.options import fields_of, takes
-from lesion.cli.terminal import Bars, Json, Out, answer, quiet_libraries
+from lesion.cli.progress import LogJson, listener
+from lesion.cli.terminal import Json, Out, answer, quiet_libraries
 
 
 @takes(*fields_of())
@@ -17,6 +18,7 @@ def study(
         str | None, typer.Option("--from", metavar="STAGE", help="make this stage and those behind it anew, such as curve")
     ] = None,
     json: Json = False,
+    log_json: LogJson = None,
     **options: Any,
 ) -> None:
     """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
@@ -25,6 +27,6 @@ def study(
     from lesion.report.html import write_report
     from lesion.study.study import Study
 
-    result = Study(out=out, progress=Bars(), **options).run(start)
+    result = Study(out=out, progress=listener(log_json), **options).run(start)
     write_report(result)
     answer(json, lambda: result.model_dump_json(indent=1), lambda console: show_result(result, console))

@@ -1,8 +1,9 @@
-"""What every command does: errors in one line, answers as tables or JSON, and progress bars."""
+"""What every command does: errors in one line, and answers as tables or JSON."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,6 @@ from lesion.core.errors import LesionError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from lesion.core.progress import Advance
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON to standard output instead of tables")]
 Out = Annotated[str | None, typer.Option(help="run directory; default: below runs/, named after the options")]
@@ -36,7 +35,34 @@ def one_line_errors() -> Iterator[None]:
     except LesionError as error:
         raise fail(str(error), 2) from None
     except KeyboardInterrupt:
-        raise fail("interrupted; the same command goes on where this one stopped", 130) from None
+        raise fail(f"interrupted; to go on where this stopped: {command()}", 130) from None
+    except OSError as error:
+        raise fail(_of_the_system(error), 2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise fail(f"out of memory ({error}); a smaller --batch-size takes less. {GO_ON}", 2) from None
+
+
+GO_ON = "What was measured is kept: the same command goes on"
+
+
+def _of_the_system(error: OSError) -> str:
+    """A full disk, a folder that cannot be written, a file server that is gone."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}{error.strerror or error}; mend that, and run the same command again. {GO_ON}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # The allocator of the CPU raises no class of its own.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def command() -> str:
+    """The command line, to be typed again."""
+    return shlex.join(["lesion", *sys.argv[1:]])
 
 
 def answer(as_json: bool, data: Callable[[], Any], show: Callable[[Console], None]) -> None:
@@ -65,27 +91,3 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-
-
-class Bars:
-    """Progress bars on standard error; none where that is not a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-
-    @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Advance]:
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True) as bars:
-            task = bars.add_task(escape(name), total=total)
-            yield lambda steps: bars.advance(task, steps)
-
-    def warn(self, line: str) -> None:
-        from rich.markup import escape
-
-        self._console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True)

@@ -66,7 +66,7 @@ class Baseline:
 class Condition(BaseModel):
     """One test of one metric; see the module."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     metric: str
     test: Literal["decades", "at-chance", "at-least"]

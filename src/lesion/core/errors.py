@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+MOST = 1400
+"""So many characters of a message are shown; a file that is damaged can put anything into one."""
+
 
 class LesionError(Exception):
-    """Base of all of them. A message says what was found, what was expected or available, and what to do."""
+    """Base of all of them. A message says what was found, what was expected or available, and what to do.
+
+    Whatever it quotes, it is one line that every terminal can show, and not a long one.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ModelError(LesionError):
@@ -25,3 +34,17 @@ class NeuronSetError(LesionError, ValueError):
 
 class RunError(LesionError):
     """The run directory belongs to another study, is in use, or is damaged."""
+
+
+def one_line(text: str) -> str:
+    """Text as one line: a line break is a blank, and what no printer shows, such as a turn of direction, is a mark."""
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else _mark(character) for character in " ".join(text.splitlines()))
+    half = MOST // 2
+    return text if len(text) <= MOST else f"{text[:half]} ... {text[-half:]}"
+
+
+def _mark(character: str) -> str:
+    if character.isspace():
+        return " "
+    return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"

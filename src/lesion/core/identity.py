@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lesion.core.parsing import short, text_of
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -54,5 +56,12 @@ class Identity:
         Raises:
             KeyError, TypeError: Not an identity.
         """
-        config, dtype = (str(data.get(name) or "") for name in ("config", "dtype"))
-        return cls(str(data["base"]), str(data["weights"]), data.get("revision"), dtype, tuple(data.get("edits") or ()), config)
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a model is {short(data)}; expected an object")
+        base, weights = (text_of(data[name], name) for name in ("base", "weights"))
+        config, dtype = (text_of(data.get(name) or "", name) for name in ("config", "dtype"))
+        revision, edits = data.get("revision"), data.get("edits") or []
+        if not isinstance(edits, list):
+            raise TypeError(f"edits is {short(edits)}; expected a list")
+        named = None if revision is None else text_of(revision, "revision")
+        return cls(base, weights, named, dtype, tuple(text_of(edit, "an edit") for edit in edits), config)

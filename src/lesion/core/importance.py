@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lesion.core.display import FEW, HtmlTable
-from lesion.core.errors import OptionError, RunError
-from lesion.core.files import write_bytes
+from lesion.core.errors import OptionError
 from lesion.core.sites import Site, Sites
 from lesion.core.tables import Rows, to_frame
 
@@ -89,15 +87,14 @@ def _add(one: Mapping[str, np.ndarray], two: Mapping[str, np.ndarray]) -> dict[s
     return {key: np.add(one.get(key, 0), two.get(key, 0)) for key in sorted({*one, *two})}
 
 
-def save(path: str | Path, importances: Mapping[str, Importance], key: str = "") -> None:
-    """Writes several importances to one safetensors file, whole or not at all; no pickle.
+def encode(importances: Mapping[str, Importance], key: str = "") -> bytes:
+    """Several importances as a safetensors file; no pickle.
 
     Args:
-        path: The file.
         importances: By name.
-        key: Says what they were made from; :func:`load` gives them back only for the same key.
+        key: Says what they were made from; :func:`decode` gives them back only for the same key.
     """
-    from safetensors.numpy import save as encode
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray] = {}
     head: dict[str, Any] = {}
@@ -105,29 +102,28 @@ def save(path: str | Path, importances: Mapping[str, Importance], key: str = "")
         head[name] = {"scorer": importance.scorer, "options": importance.options, "samples": importance.samples}
         tensors |= {f"{name}/sum/{key}": value for key, value in importance.sums.items()}
         tensors |= {f"{name}/hits/{key}": value for key, value in importance.hits.items()}
-    write_bytes(path, encode(tensors, metadata={"lesion": json.dumps(head), "key": key}))
+    return save(tensors, metadata={"lesion": json.dumps(head), "key": key})
 
 
-def load(path: str | Path, sites: Sites, key: str = "") -> dict[str, Importance] | None:
-    """Reads what :func:`save` wrote.
+def decode(data: bytes, sites: Sites, key: str = "") -> dict[str, Importance] | None:
+    """Reads what :func:`encode` made.
 
     Returns:
-        By name; None where the file was made with another key.
+        By name; None where it was made with another key.
 
     Raises:
-        RunError: The file cannot be read.
+        ValueError: It is something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("key") != key:
-                return None
-            head = json.loads(about["lesion"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read ({error}); delete it to have it made again") from None
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if about.get("key") != key:
+            return None
+        head, tensors = json.loads(about["lesion"]), load(data)
+    except (KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(str(error)) from None
     importances: dict[str, Importance] = {}
     for name, entry in head.items():
         importance = Importance(entry["scorer"], entry["options"], sites, samples=entry["samples"])

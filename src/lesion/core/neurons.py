@@ -16,6 +16,7 @@ from lesion.core.display import FEW, HtmlTable
 from lesion.core.errors import NeuronSetError
 from lesion.core.files import write_text
 from lesion.core.identity import Identity
+from lesion.core.parsing import from_json, number_of, short, text_of
 from lesion.core.sites import COMPONENTS, Site, Sites
 from lesion.core.tables import Rows, to_frame
 
@@ -159,25 +160,27 @@ class NeuronSet(HtmlTable):
             NeuronSetError: No such file, or not a set of neurons; the message says what is wrong with it.
         """
         try:
-            data = json.loads(Path(path).read_text())
+            data = from_json(Path(path).read_bytes())
         except (OSError, ValueError) as error:
-            raise NeuronSetError(f"{path}: cannot be read as a set of neurons: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise NeuronSetError(
+                f"{path}: cannot be read as a set of neurons: {why}; expected one such as a run's critical.json"
+            ) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise NeuronSetError(f"{path}: not a set of neurons; expected a JSON object with format {FORMAT!r}")
         arrays: dict[Site, np.ndarray] = {}
         try:
             identity = None if data.get("model") is None else Identity.from_dict(data["model"])
             for entry in data["sites"]:
-                expert = None if entry.get("expert") is None else int(entry["expert"])
-                site = Site(
-                    entry["path"], entry["component"], entry["role"], int(entry["layer"]), int(entry["width"]), expert=expert
-                )
-                if site.component not in COMPONENTS or not isinstance(site.role, str):
-                    raise ValueError(f"component {site.component!r}, role {site.role!r}")
-                arrays[site] = np.asarray(entry["indices"], dtype=np.int64)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise NeuronSetError(f"{path}: damaged entry: {error}") from None
-        return cls.from_arrays(arrays, identity)
+                site, indices = _entry(entry)
+                if site in arrays:
+                    raise ValueError(f"{site.key} is there twice")
+                arrays[site] = indices
+            return cls.from_arrays(arrays, identity)
+        except KeyError as error:
+            raise NeuronSetError(f"{path}: damaged entry: {error.args[0]} is missing; have the file made anew") from None
+        except (TypeError, ValueError) as error:
+            raise NeuronSetError(f"{path}: damaged entry: {error}; have the file made anew") from None
 
     def fit(self, sites: Sites, identity: Identity | None = None, force: bool = False) -> NeuronSet:
         """The same neurons on a model's own sites.
@@ -205,3 +208,27 @@ class NeuronSet(HtmlTable):
                 raise NeuronSetError(f"{site.key} has {own.width} neurons in this model; the set expects {site.width}")
             fitted[own] = indices
         return NeuronSet.from_arrays(fitted, self.identity)
+
+
+MOST = 2**31
+"""No site has so many neurons; a larger number in a file is damage."""
+
+
+def _entry(entry: Any) -> tuple[Site, np.ndarray]:
+    """A site and its members, from an entry of a file.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
+    if not isinstance(entry, dict):
+        raise TypeError(f"expected an object for each site; found {short(entry)}")
+    if entry["component"] not in COMPONENTS:
+        raise ValueError(f"component is {short(entry['component'])}; expected one of {', '.join(COMPONENTS)}")
+    path, role = (text_of(entry[name], name) for name in ("path", "role"))
+    layer, width = (number_of(entry[name], name, MOST) for name in ("layer", "width"))
+    expert = None if entry.get("expert") is None else number_of(entry["expert"], "expert", MOST)
+    site, indices = Site(path, entry["component"], role, layer, width, expert=expert), entry["indices"]
+    if not isinstance(indices, list):
+        raise TypeError(f"indices is {short(indices)}; expected a list")
+    # numpy would take 1.5 for 1, and a text for the number that it spells.
+    return site, np.array([number_of(index, "an index", MOST) for index in indices], dtype=np.int64)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from lesion.core.parsing import short
 
 Mode = Literal["intact", "degraded", "off-topic", "repetition", "gibberish", "empty"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -28,6 +30,20 @@ class Likelihood:
         """From one negative log-likelihood a token."""
         mean = float(np.mean(values)) if len(values) else 0.0
         return cls(mean if math.isfinite(mean) else None, len(values))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Likelihood:
+        """As JSON has it.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if not isinstance(data, Mapping) or not {"nll", "tokens"} <= set(data):
+            raise ValueError(f"no likelihood: {short(data)}")
+        nll, tokens = data["nll"], data["tokens"]
+        if not (nll is None or _is_number(nll)) or type(tokens) is not int or not 0 <= tokens < 2**31:
+            raise ValueError(f"no likelihood: {short(data)}")
+        return cls(nll, tokens)
 
 
 def pool(parts: Sequence[Likelihood]) -> Likelihood:
@@ -85,7 +101,34 @@ class SampleOutcome:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SampleOutcome:
-        """From :meth:`as_dict`; fields that this version does not know are passed over."""
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        parts = {name: Likelihood(**data[name]) for name in ("reference", "generated", "generated_intact")}
-        return cls(**{**known, **parts})
+        """From :meth:`as_dict`; fields that this version does not know are passed over.
+
+        Raises:
+            ValueError: It is none; in words.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"no outcome: {short(data)}")
+        known: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name == "correct" and field.name not in data:
+                continue  # it came later
+            if field.name not in data:
+                raise ValueError(f"an outcome without {field.name}")
+            value = known[field.name] = data[field.name]
+            if field.type == "Likelihood":
+                known[field.name] = Likelihood.from_dict(value)
+            elif not _FITS[field.type](value):
+                raise ValueError(f"an outcome whose {field.name} is {short(value)}")
+        return cls(**known)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # neither infinite nor NaN
+
+
+_FITS: dict[Any, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str), "bool": lambda value: isinstance(value, bool), "float": _is_number,
+    "float | None": lambda value: value is None or _is_number(value),
+    "bool | None": lambda value: value is None or isinstance(value, bool), "Mode": lambda value: value in MODES,
+}  # fmt: skip
+"""Annotation of a field -> whether a value is what it says."""

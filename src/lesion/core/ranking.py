@@ -175,12 +175,17 @@ class Ranking(HtmlTable):
                 rows = list(reader) if limit is None else [row for _, row in zip(range(max(limit, 0)), reader, strict=False)]
                 columns = list(reader.fieldnames or [])
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise NeuronSetError(f"{path} cannot be read as a ranking: {getattr(error, 'strerror', None) or error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise NeuronSetError(f"{path} cannot be read as a ranking: {why}; expected CSV with path, role and index") from None
+        if not rows and limit is None:
+            raise NeuronSetError(f"{path} ranks no neuron; expected CSV with path, role and index, a line a neuron")
         if not rows or (limit is not None and limit != len(rows)):
             raise OptionError(f"k is {limit}; {path} ranks {len(rows) if limit != 0 else 'at least 1'} neurons")
         neurons = [_neuron_of(row, sites, f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
         scorer = columns[columns.index("index") + 1] if columns[-1] != "index" else None
-        scores = None if scorer is None else [float(row[scorer] or "nan") for row in rows]
+        scores = None
+        if scorer is not None:
+            scores = [_score(row[scorer], f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
         return cls.of(neurons, sites, scorer or "given", scores)
 
 
@@ -189,9 +194,16 @@ def _neuron_of(row: Mapping[str, str], sites: Sites, where: str) -> Neuron:
         module = row["path"] if not row.get("expert") else f"{row['path']}.{row['expert']}"
         site, index = sites.get(f"{module}:{row['role']}"), int(row["index"])
     except (KeyError, ValueError, TypeError) as error:
-        raise NeuronSetError(f"{where} is not a line of a ranking ({error})") from None
+        raise NeuronSetError(f"{where} is not a line of a ranking ({error}); expected path, role and index") from None
     if site is None:
-        raise NeuronSetError(f"{where}: the model has no {row['role']} site at {module!r}")
+        raise NeuronSetError(f"{where}: the model has no {row['role']} site at {module!r}; is the ranking another model's?")
     if not 0 <= index < site.width:
         raise NeuronSetError(f"{where}: {site.key} has neurons 0 to {site.width - 1}; found {index}")
     return Neuron(site, index)
+
+
+def _score(text: str | None, where: str) -> float:
+    try:
+        return float(text or "nan")
+    except (ValueError, TypeError) as error:
+        raise NeuronSetError(f"{where} is not a line of a ranking ({error}); expected path, role and index") from None

@@ -40,6 +40,8 @@ ROLES: tuple[Role, ...] = ("gate", "up", "hidden", "down")
 """Of feed-forward networks: what ``all`` roles are. Other kinds of sites have roles of their own, to be named."""
 ALL = "all"
 """Stands for every component, or for every feed-forward role, where one is asked for."""
+MOST_TEXT = 1000
+"""Characters of a choice of layers."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,9 @@ def parse_layers(text: str) -> frozenset[int]:
         OptionError: Anything else.
     """
     layers: set[int] = set()
-    for part in text.split(","):
-        numbers = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+    # Numbers of more digits are no layers of any model, and a range up to them would fill the memory.
+    for part in text.split(",") if len(text) <= MOST_TEXT else [""]:
+        numbers = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
         if numbers is None or (numbers[2] and int(numbers[2]) < int(numbers[1])):
             raise OptionError(f"layers is {text!r}; expected numbers and ranges, such as 7 or 0,3-5")
         layers |= set(range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1))

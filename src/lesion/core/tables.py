@@ -33,9 +33,15 @@ def markdown(rows: Rows) -> str:
         return "(no rows)\n"
     right = [all(isinstance(r.get(n), int | float | None) for r in rows) for n in names]
     head = [name.replace("_", " ") for name in names]
-    lines = [head, ["---:" if r else "---" for r in right]]
-    lines += [[show(row.get(name)).replace("|", "\\|").replace("\n", " ") for name in names] for row in rows]
+    cells = [head, *([show(row.get(name)) for name in names] for row in rows)]
+    lines = [[in_markdown(cell).replace("|", "\\|") for cell in line] for line in cells]
+    lines.insert(1, ["---:" if r else "---" for r in right])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def in_markdown(text: str) -> str:
+    """Text in a line of Markdown, which would take elements in it for HTML."""
+    return " ".join(text.splitlines()).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def html(rows: Rows) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from lesion.core.errors import DataError
-from lesion.data.sources import Entry, entries
+from lesion.data.images import decode
+from lesion.data.sources import Entry, entries, readable
 from lesion.zoo.captions import DEFAULT_PROMPT as DEFAULT_PROMPT  # what a model is asked, if nothing else is said
 
 SCENES, QUESTIONS, PROMPTS = "scenes", "questions", "prompts"
@@ -99,8 +99,11 @@ def load_image(path: str | Path) -> Sample:
     Raises:
         DataError: It cannot be read as an image.
     """
-    entry = Entry(Path(path).name, Path(path))
-    return Sample(entry.id, _decode(entry))
+    entry = Entry(readable(Path(path).name), Path(path))
+    try:
+        return Sample(entry.id, decode(entry))
+    except DataError as error:
+        raise DataError(f"{error}; expected an image file, such as PNG or JPEG") from None
 
 
 def load_categories(
@@ -200,48 +203,31 @@ def _choose(
     order = list(candidates)
     random.Random(seed).shuffle(order)
     samples: list[Sample] = []
+    unread: list[str] = []
+
+    def complain(line: str) -> None:
+        unread.append(line)
+        warn(f"{line}; skipped")
+
     for entry in order:
         if len(samples) == count:
             break
-        image = None if entry.image is None else _read(entry, strict, warn)
+        image = None if entry.image is None else _read(entry, strict, complain)
         if image is not None or entry.image is None:
             samples.append(Sample(entry.id, image, entry.category, entry.reference, entry.prompt))
     if not samples:
-        raise DataError(f"none of the {len(order)} images in {source} can be read")
+        raise DataError(f"none of the {len(order):,} images in {source} can be read; the first: {unread[0]}")
     if len(samples) < count:
         kind = "prompts" if samples[0].image is None else "readable images"
         warn(f"{source} has {len(samples)} {kind}; fewer than the {count} that were wanted; all are used")
     return samples
 
 
-def _read(entry: Entry, strict: bool, warn: Callable[[str], None]) -> Image.Image | None:
+def _read(entry: Entry, strict: bool, complain: Callable[[str], None]) -> Image.Image | None:
     try:
-        return _decode(entry)
+        return decode(entry)
     except DataError as error:
         if strict:
             raise DataError(f"{error}; remove it, or leave out --strict to skip it") from None
-        warn(f"{error}; skipped")
+        complain(str(error))
         return None
-
-
-def _decode(entry: Entry) -> Image.Image:
-    try:
-        with Image.open(entry.open()) as image:
-            return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's own words would name a buffer in memory where the image has no file.
-        why = "no kind of image that is known" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"{entry.where} cannot be read as an image ({why})") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """As models expect it: what is transparent is white, and 16 bits become 8 without clipping."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        # A 16-bit file uses 16 bits; of 32-bit and float files nobody knows the range but their own.
-        top = 65535.0 if image.mode.startswith("I;16") else max(float(values.max(initial=0.0)), 1.0)
-        return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    return image.convert("RGB")

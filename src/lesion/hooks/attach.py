@@ -25,6 +25,7 @@ def attached(model: nn.Module, hooks: Iterable[tuple[Site, SiteHook]]) -> Iterat
     """Shows each hook the values at its site, in every pass while the context lasts.
 
     Nothing of the model is replaced. On leaving, exactly what was added is removed, whatever happened inside.
+    Contexts may be left in any order and by any thread; the passes of all threads are shown.
 
     Raises:
         ModelError: The model has no module of a site's name, or its experts are not what the site says.
@@ -39,8 +40,27 @@ def attached(model: nn.Module, hooks: Iterable[tuple[Site, SiteHook]]) -> Iterat
             if site.expert is not None and not adopted:
                 stack.enter_context(experts.adopted(model))
                 adopted = True
-            stack.callback(_attach(modules[site.path], site, hook).remove)
+            stack.callback(removal(_attach(modules[site.path], site, hook)))
         yield
+
+
+def removal(handle: Any) -> Callable[[], None]:
+    """What takes away the hook of a handle, also when the collector of garbage has to.
+
+    A handle of torch knows its module by a weak reference, and Python clears the weak references among garbage before it ends
+    the generators among it: a dropped context could no longer remove what it attached. So the handle is kept until then.
+    """
+    _ATTACHED.add(handle)
+
+    def remove() -> None:
+        handle.remove()
+        _ATTACHED.discard(handle)
+
+    return remove
+
+
+_ATTACHED: set[Any] = set()
+"""The handles of all hooks that are attached."""
 
 
 def _attach(module: Any, site: Site, hook: SiteHook) -> Any:

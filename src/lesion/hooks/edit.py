@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import NeuronSet
@@ -123,7 +125,9 @@ class MergedMask(WeightEdit):
 def edited(model: nn.Module, edits: Sequence[WeightEdit]) -> Iterator[None]:
     """Edits a model's weights while the context lasts; then every byte is as it was, whatever happened inside.
 
-    The model's configuration lists the edits meanwhile, so that its identity says what was done to it.
+    The model's configuration lists the edits meanwhile, so that its identity says what was done to it. Several contexts may be
+    left in any order and by any thread: what the others edit stays edited. A model that is moved to another device or dtype
+    inside has other bytes than those that are put back, and keeps the edits.
 
     Args:
         model: In memory, not quantised.
@@ -132,20 +136,56 @@ def edited(model: nn.Module, edits: Sequence[WeightEdit]) -> Iterator[None]:
     Raises:
         ModelError, OptionError: An edit does not fit the model; nothing is changed then.
     """
-    import torch
-
-    config: Any = model.config
-    before = getattr(config, EDITS, None)
     for edit in edits:
         list(edit.parts(model))  # whatever is wrong is found before the first is applied
-    with ExitStack() as stack, torch.no_grad():
-        for edit in edits:
-            for part in edit.parts(model):
-                stack.callback(part.copy_, part.clone())
-            edit.apply(model)
-        setattr(config, EDITS, [*(before or []), *(edit.id for edit in edits)])
-        stack.callback(_put_back, config, before)
+    mine, layers = _Layer(model, edits), _LAYERS.setdefault(model, [])
+    try:
+        with _LOCK:
+            layers.append(mine)
+            mine.lay()
         yield
+    finally:
+        with _LOCK:
+            # What lies above has kept bytes that this one wrote.
+            above = layers[layers.index(mine) + 1 :]
+            for layer in reversed([mine, *above]):
+                layer.lift()
+            layers.remove(mine)
+            for layer in above:
+                layer.lay()
+
+
+class _Layer:
+    """The edits of one context, on top of those of the contexts that were entered before."""
+
+    def __init__(self, model: nn.Module, edits: Sequence[WeightEdit]) -> None:
+        self._model, self._edits, self._undo = model, edits, ExitStack()
+
+    def lay(self) -> None:
+        import torch
+
+        config: Any = self._model.config
+        before = getattr(config, EDITS, None)
+        # Around the changes alone: whether gradients are asked for inside is not for an edit to say.
+        with torch.no_grad():
+            for edit in self._edits:
+                for part in edit.parts(self._model):
+                    self._undo.callback(part.copy_, part.clone())
+                edit.apply(self._model)
+        setattr(config, EDITS, [*(before or []), *(edit.id for edit in self._edits)])
+        self._undo.callback(_put_back, config, before)
+
+    def lift(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            self._undo.close()
+
+
+_LAYERS: WeakKeyDictionary[nn.Module, list[_Layer]] = WeakKeyDictionary()
+"""Model -> what lies on its weights, the first to be laid first."""
+_LOCK = RLock()
+"""Can be taken again by the thread that has it: a context that was dropped may be collected, and left, at any moment."""
 
 
 def _put_back(config: Any, before: list[str] | None) -> None:

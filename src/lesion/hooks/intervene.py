@@ -229,6 +229,10 @@ def mask(
 ) -> Iterator[None]:
     """Intervenes on neurons while the context lasts.
 
+    Contexts may be left in any order and by any thread. Hooks are the model's and not a thread's: what one thread masks is
+    masked in every thread's passes, and a pass that is under way when a context is entered or left is masked in part. To try
+    several masks at once, give each row a set of its own.
+
     Args:
         model: The model whose modules the sites name.
         neurons: One set for every row of a batch; or a sequence of sets, one a row, for as many experiments in one

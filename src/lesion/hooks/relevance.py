@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lesion.core.errors import ModelError
+from lesion.hooks.attach import removal
 from lesion.models import feedforward
 from lesion.models.feedforward import fans
 
@@ -59,18 +60,19 @@ def linearised(model: nn.Module) -> Iterator[None]:
         for module in modules.values():
             hook = _output_rule(module)
             if hook is not None:
-                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+                stack.callback(removal(module.register_forward_hook(hook, with_kwargs=True)))
         for module, rule in (*((m, _constant) for m in _patterns(modules)), *((m, _half) for m in _factors(modules))):
-            stack.callback(module.register_forward_hook(rule, with_kwargs=True).remove)
+            stack.callback(removal(module.register_forward_hook(rule, with_kwargs=True)))
         for path, why in refused(modules).items():
-            stack.callback(modules[path].register_forward_pre_hook(_refuse(path, modules[path], why), with_kwargs=True).remove)
+            refuse = _refuse(path, modules[path], why)
+            stack.callback(removal(modules[path].register_forward_pre_hook(refuse, with_kwargs=True)))
         for network in feedforward.networks(modules):
             parent = modules[network.parent]
             if not any(is_activation(m) for m in parent.modules()):
                 refuse = _refuse(network.parent, parent, "its activation function is not a module")
                 # Where the gradient comes out: what is captured may be the in-projection itself.
                 for name in (n for n in network.names.all if n != network.names.out):
-                    stack.callback(modules[network.path(name)].register_forward_hook(refuse).remove)
+                    stack.callback(removal(modules[network.path(name)].register_forward_hook(refuse)))
         yield
 
 

@@ -8,11 +8,11 @@ hidden and down of the tokens that an expert was given to whoever attached to it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from lesion.core.shared import Shared
 from lesion.models.placement import fetch
 
 if TYPE_CHECKING:
@@ -120,16 +120,19 @@ def adopt(model: nn.Module) -> list[tuple[Any, str | None]]:
     return before
 
 
-@contextmanager
-def adopted(model: nn.Module) -> Iterator[None]:
-    """:func:`adopt` while the context lasts."""
+def _adopt(model: nn.Module) -> Callable[[], None]:
     before = adopt(model)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         for config, former in before:
             if former != IMPLEMENTATION:
                 config._experts_implementation = former
+
+    return undo
+
+
+adopted: Shared[nn.Module] = Shared(_adopt)
+""":func:`adopt` while a context lasts."""
 
 
 # -- attaching -------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import ModelError
+from lesion.models import gguf_layout
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -82,10 +83,14 @@ def read_header(path: str | Path) -> Header:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     try:
+        gguf_layout.check(path)
         reader = GGUFReader(path)
         architecture = _text(reader, "general.architecture")
-    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
-        # The reader maps the tensors where the header says that they are, and there is no file left there.
+        types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
+        weights, size = (sum(int(getattr(tensor, name)) for tensor in reader.tensors) for name in ("n_elements", "n_bytes"))
+        if not weights:
+            raise ValueError("it has no weights")
+    except (ValueError, LookupError, OSError, OverflowError, TypeError, AttributeError) as error:
         size = path.stat().st_size
         raise ModelError(f"{path} is damaged or cut off after {size:,} bytes ({error}); copy or download it anew") from None
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
@@ -93,8 +98,6 @@ def read_header(path: str | Path) -> Header:
             f"{path.name} has the architecture {architecture!r}, which transformers does not read from GGUF; "
             f"expected one of {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
         )
-    types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-    weights, size = (sum(int(getattr(tensor, name)) for tensor in reader.tensors) for name in ("n_elements", "n_bytes"))
     return Header(architecture, dict(types.most_common()), weights, size)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lesion.core.shared import Shared
 from lesion.models import experts
 from lesion.models.inputs import Answer
 from lesion.models.placement import run_device
@@ -77,22 +78,25 @@ class ModelHandle:
         return run_device(self.model)
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient and dropout is off while the context lasts; then everything is as it was."""
+def _freeze(model: nn.Module) -> Callable[[], None]:
     wanted = [p for p in model.parameters() if p.requires_grad]
     training = [m for m in model.modules() if m.training]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        for module in training:
-            module.training = False
-        yield
-    finally:
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    for module in training:
+        module.training = False
+
+    def undo() -> None:
         for parameter in wanted:
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+    return undo
+
+
+frozen: Shared[nn.Module] = Shared(_freeze)
+"""No parameter wants a gradient and dropout is off while a context lasts; then everything is as it was."""
 
 
 def _as_list(ids: Any) -> list[int]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion import zoo
-from lesion.core.errors import ModelError, OptionError
+from lesion.core.errors import LesionError, ModelError, OptionError
 from lesion.core.sites import Sites
 from lesion.models import gguf, packaged
+from lesion.models.checkpoint import check_config, check_folder, check_loaded, check_weights
 from lesion.models.discovery import discover
 from lesion.models.quiet import no_bars
 from lesion.models.vlm import VisionLanguageModel
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+HUB_ID = r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}"
+SHOWN = 200
+"""Characters of a name, or of a library's message, that are repeated."""
 
 
 def resolve(name: str) -> str:
@@ -34,18 +37,22 @@ def resolve(name: str) -> str:
         return str(zoo.folder(name))
     if name in packaged.PACKAGED:
         return str(packaged.folder(name))
-    path = Path(name)
-    if gguf.is_gguf(name):
-        gguf.read_header(path)
-        return str(path.parent)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name} has no config.json; expected a folder that save_pretrained wrote")
-        return name
-    if name.startswith((".", "/", "~")) or os.sep * 2 in name or name.count("/") != 1:
+    path, shown = Path(name), name[:SHOWN]
+    try:
+        if gguf.is_gguf(name):
+            gguf.read_header(path)
+            return str(path.parent)
+        if name and path.is_dir():
+            check_folder(name, path)
+            return name
+        if path.is_file():
+            raise ModelError(f"{shown} is a file; expected the folder that a model was saved in, or a {gguf.SUFFIX} file")
+    except OSError as error:
+        raise ModelError(f"{shown} cannot be read: {error.strerror or error}; mend that, or name another model") from None
+    if re.fullmatch(HUB_ID, name) is None:
         raise ModelError(
-            f"no model {name!r}: not a folder, not an embedded model ({', '.join((*zoo.EMBEDDED, *packaged.PACKAGED))}), "
-            f"not a {gguf.SUFFIX} file, and not a hub id (owner/name)"
+            f"no model {shown!r}: not a folder, not an embedded model ({', '.join((*zoo.EMBEDDED, *packaged.PACKAGED))}), "
+            f"not a {gguf.SUFFIX} file, and not a hub id; expected one of these, such as owner/name"
         )
     return name
 
@@ -74,8 +81,13 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+    except Exception as error:  # every kind of device has errors of its own where it is not there
+        why, asked = _first_line(error).partition(". ")[0], str(name)[:SHOWN]
+        raise OptionError(
+            f"device {asked!r} cannot be used: {why}; expected auto, cpu, or an accelerator that is there"
+        ) from None
     return device
 
 
@@ -101,12 +113,29 @@ def load(
         ModelError: No such model, a make of feed-forward network that is not known, weights or processor that cannot be loaded.
         OptionError: An unknown dtype, device, device map or quantization, or a device beside a device map.
     """
+    check_placing(dtype, device, device_map, quantization)
     source = _Source(name, trust_remote_code)
     # The processor is small: what is wrong with it is said before the weights are read.
     processor = source.processor()
     model = source.model(dtype, device, device_map, quantization)
     # The folder of a GGUF file holds others too, so no hash is kept there.
     return VisionLanguageModel(model, processor, name, None if source.gguf else source.path)
+
+
+def check_placing(dtype: str, device: str, device_map: str | dict[str, Any] | None, quantization: str) -> None:
+    """Whether a model can be loaded so, as far as that can be said before anything of it is known.
+
+    Raises:
+        OptionError: An unknown dtype, device map or quantization, or a device beside a device map.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
+    if device_map is not None and device != "auto":
+        raise OptionError(f"device is {device!r} and device map {device_map!r}; give one of them")
+    if device_map is not None and not isinstance(device_map, dict) and device_map not in DEVICE_MAPS:
+        raise OptionError(f"device map {device_map!r} is unknown; expected one of {', '.join(DEVICE_MAPS)}")
+    if quantization not in QUANTIZATIONS:
+        raise OptionError(f"quantization {quantization!r} is unknown; expected one of {', '.join(QUANTIZATIONS)}")
 
 
 def load_weights(name: str, trust_remote_code: bool = False, **placing: Any) -> Any:
@@ -133,6 +162,7 @@ class _Source:
         own = gguf.reading(base) if self.gguf else _at(revision)
         self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **own}
         self.config = _config(name, self.path, self.options)
+        check_config(name, self.config)
         self.make = _auto_class(self.config)
         self.text_only: bool = self.make.__name__ == "AutoModelForCausalLM"
 
@@ -158,12 +188,9 @@ class _Source:
     ) -> Any:
         import torch
 
-        if dtype not in DTYPES:
-            raise OptionError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
-        if device_map is not None and device != "auto":
-            raise OptionError(f"device is {device!r} and device map {device_map!r}; give one of them")
-        if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-            raise OptionError(f"device map {device_map!r} is unknown; expected one of {', '.join(DEVICE_MAPS)}")
+        check_placing(dtype, device, device_map, quantization)
+        if Path(self.path).is_dir() and not self.gguf:
+            check_weights(self.name, Path(self.path))
         place = pick_device(device)
         wanted = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
         placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
@@ -173,11 +200,17 @@ class _Source:
             placed = {"device_map": device_map or {"": place}, "quantization_config": _quantised(quantization, place)}
         options = {"dtype": wanted, **placed, "trust_remote_code": self.options["trust_remote_code"]}
         if self.gguf:
-            model = _attempt(self.name, "weights", lambda: gguf.read_model(self.make.from_pretrained, self.name, **options))
+            model = _attempt(self.name, "weights", lambda: gguf.read_model(self._whole, self.name, **options))
         else:
-            options |= self.options
-            model = _attempt(self.name, "weights", lambda: self.make.from_pretrained(self.path, **options))
+            options |= {**self.options, "use_safetensors": True}
+            model = _attempt(self.name, "weights", lambda: self._whole(self.path, **options))
         return model if placed else model.to(place)
+
+    def _whole(self, path: str, **options: Any) -> Any:
+        """The model of ``from_pretrained``, all of whose weights were in its files."""
+        model, info = self.make.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        check_loaded(self.name, info)
+        return model
 
 
 def _quantised(quantization: str, place: torch.device) -> Any:
@@ -185,8 +218,6 @@ def _quantised(quantization: str, place: torch.device) -> Any:
 
     from transformers import BitsAndBytesConfig
 
-    if quantization not in QUANTIZATIONS:
-        raise OptionError(f"quantization {quantization!r} is unknown; expected one of {', '.join(QUANTIZATIONS)}")
     if find_spec("bitsandbytes") is None:
         raise OptionError(f"quantization {quantization!r} needs bitsandbytes; pip install bitsandbytes")
     if quantization == "4bit" and place.type == "cpu":
@@ -244,12 +275,30 @@ def _attempt(name: str, part: str, call: Any) -> Any:
     try:
         with no_bars():
             return call()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
+    except LesionError:
+        raise
+    except Exception as error:  # the libraries, and what is damaged, raise errors of many kinds
         package = _missing_package(str(error))
         if package is not None:
             raise ModelError(f"the {part} of {name!r} needs {package}, which is not installed; pip install {package}") from None
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"the {part} of {name!r} cannot be loaded: {lines[0] if lines else type(error).__name__}") from None
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the {part} of {name!r} comes with code of its own, which is not run unasked; read it, and give "
+                "--trust-remote-code if you trust it"
+            ) from None
+        why = _first_line(error)
+        raise ModelError(
+            f"the {part} of {name!r} cannot be loaded: {why}; mend it, or copy or download it anew" if Path(name).exists()
+            else f"the {part} of {name!r} cannot be loaded: {why}; check the name, or fetch it beforehand (hf download)"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    """What a library says, without what follows."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    return first[:SHOWN].rstrip(".:;")
 
 
 def _missing_package(message: str) -> str | None:

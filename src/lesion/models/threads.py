@@ -16,6 +16,8 @@ from lesion.core.errors import OptionError
 
 _STAT = Path("/proc/stat")
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+MOST = 1024
+"""Threads; the library that makes them ends the process where it cannot make so many."""
 _LOOK = 0.25
 """Seconds for which other processes are looked at."""
 
@@ -70,8 +72,8 @@ def check(threads: str) -> None:
     Raises:
         OptionError: It is neither.
     """
-    if threads != "auto" and (not threads.isdecimal() or int(threads) < 1):
-        raise OptionError(f"threads is {threads!r}; expected a number from 1 on, or auto")
+    if threads != "auto" and (not threads.isdecimal() or len(threads) > 4 or not 1 <= int(threads) <= MOST):
+        raise OptionError(f"threads is {threads[:20]!r}; expected a number from 1 to {MOST}, or auto")
 
 
 def wait_briefly() -> None:

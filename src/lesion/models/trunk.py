@@ -7,7 +7,7 @@ that begins as the intact one did needs no second pass over the prompt to be jud
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,13 +117,12 @@ class DecoderLayers:
         def after(_: Any, __: Any, output: Any) -> None:
             self._tuples = isinstance(output, tuple)
 
-        handles = [m.register_forward_pre_hook(watch(i), with_kwargs=True) for i, m in enumerate(self._modules)]
-        handles += [self._modules[0].register_forward_hook(after)] if self._modules else []
-        try:
+        with ExitStack() as stack:
+            for i, module in enumerate(self._modules):
+                stack.callback(module.register_forward_pre_hook(watch(i), with_kwargs=True).remove)
+            for module in self._modules[:1]:
+                stack.callback(module.register_forward_hook(after).remove)
             yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def replaced(self, layer: int, token: int, channel: int, number: float) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from lesion.core.errors import DataError, LesionError
 from lesion.core.identity import Identity
 from lesion.core.sites import Sites
 from lesion.data.samples import DEFAULT_PROMPT, Sample
@@ -65,21 +66,48 @@ class VisionLanguageModel(ModelHandle):
             prompt: What it is asked otherwise; default: :data:`lesion.data.samples.DEFAULT_PROMPT`.
 
         Raises:
-            DataError: The model reads images, and the sample has none.
+            DataError: The model reads images, and the sample has none; or the prompt is longer than what the model reads, has
+                the image's own token in it, or is refused by the processor.
         """
         if not isinstance(sample, Sample):
             sample = Sample("image", sample.convert("RGB"))
         text = sample.prompt or prompt or DEFAULT_PROMPT
-        inputs = self._text_inputs(text) if self.structure.vision is None else self._image_inputs(sample, text)
+        try:
+            inputs = self._text_inputs(text) if self.structure.vision is None else self._image_inputs(sample, text)
+        except LesionError:
+            raise
+        except Exception as error:  # processors and chat templates raise errors of many kinds
+            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise DataError(
+                f"the processor of {self.name} refuses sample {sample.id}: {why}; give another prompt or image, or mend the "
+                "model's processor"
+            ) from None
+        self._check_length(sample.id, inputs)
         kept = {k: v for k, v in inputs.items() if k != "labels"}  # PaliGemma's processor makes some of its own
         floats = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in kept.items()}
         return Prompt(sample.id, {k: v.to(self.device) for k, v in floats.items()})
 
     def _image_inputs(self, sample: Sample, text: str) -> Any:
+        picture = sample.picture
+        if self.image_token is not None and self.image_token in self.tokenizer(text, add_special_tokens=False).input_ids:
+            token = self.tokenizer.decode([self.image_token])
+            raise DataError(f"the prompt of sample {sample.id} has {token} in it, which lesion puts there itself; leave it out")
         if getattr(self.processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": text}]
             text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        return self.processor(text=[text], images=[sample.picture], return_tensors="pt")
+        return self.processor(text=[text], images=[picture], return_tensors="pt")
+
+    def _check_length(self, sample: str, inputs: Any) -> None:
+        """Whether the model has a position for every token of a prompt."""
+        config = self.model.config
+        parts = {"input_ids": config.get_text_config(), "qformer_input_ids": getattr(config, "qformer_config", None)}
+        for name, of in parts.items():
+            most = getattr(of, "max_position_embeddings", None)
+            if most and name in inputs and inputs[name].shape[1] > most:
+                raise DataError(
+                    f"the prompt of sample {sample} has {inputs[name].shape[1]:,} tokens; expected at most {most:,}, which is "
+                    f"what {self.name} reads: shorten it"
+                )
 
     def _text_inputs(self, text: str) -> Any:
         if not self.tokenizer.chat_template:

@@ -79,7 +79,7 @@ class CollapseModes(Part):
             for panel, k in zip(line[1:], self.shown, strict=True):
                 outcome = self._outcome(sample, k)
                 # A dollar sign would be read as mathematics.
-                text = textwrap.fill(textwrap.shorten(outcome.answer, 150) or "(empty)", 34).replace("$", r"\$")
+                text = textwrap.fill(textwrap.shorten(outcome.answer, 150) or "(empty)", 34)
                 panel.text(0, 1, f"{outcome.mode}\n\n{text}", va="top", fontsize=6.5, transform=panel.transAxes)
         for panel, k in zip(axes[0, 1:], self.shown, strict=True):
             panel.set_title(self._heading(k), fontsize=8, loc="left", fontweight="bold")

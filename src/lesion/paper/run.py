@@ -16,6 +16,7 @@ from lesion.paper.opening import check_fit, default_folder, name_of, open_subjec
 from lesion.paper.part import Part
 from lesion.paper.parts import PARTS
 from lesion.paper.write import write
+from lesion.study.place import check_place
 from lesion.study.rundir import slug
 
 MODELS = tuple(name for name in zoo.EMBEDDED if name != "tiny-clip")
@@ -80,6 +81,8 @@ def paper(
     for model, study in zip(models, studies, strict=True):  # of all, and not after hours on those before
         check_fit(model, study, plan)
     folder = Path(out) if out is not None else default_folder(plan, studies)
+    for study in studies:
+        check_place(folder / slug(study.model))
     results: dict[str, dict[str, Part]] = {}
     cells: dict[str, Rows] = {}
     curves: dict[str, Rows] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -60,20 +61,20 @@ def write(folder: Path, results: Results, more: Mapping[str, Mapping[str, Rows]]
 
 def summary(results: Results, slugs: Mapping[str, str]) -> str:
     """Everything as Markdown: the answer first, then part by part, model by model."""
-    first = "\n".join(f"- {parts['verdict'].words()[0]}" for parts in results.values())
+    first = "\n".join(f"- {tables.in_markdown(parts['verdict'].words()[0])}" for parts in results.values())
     text = [HEAD.format(first=first, model="<model>")]
     names = list(next(iter(results.values())))
     for number, name in enumerate(names, start=1):
         text.append(f"\n## {number}. {next(iter(results.values()))[name].title}\n")
         for model, parts in results.items():
             part = parts[name]
-            text.append(f"\n### {model}\n")
-            text.append("\n".join(f"- {line}" for line in part.words()) + "\n")
+            text.append(f"\n### {tables.in_markdown(model)}\n")
+            text.append("\n".join(f"- {tables.in_markdown(line)}" for line in part.words()) + "\n")
             text += _table(name, part.table())
             for more, rows in ((more, rows) for more, rows in part.more_tables().items() if rows):
                 text.append(f"{more.replace('_', ' ')}:\n")
                 text += _table(f"{name}-{more}", rows)
-            text.append(f"![{part.title}, {model}](figures/{part.name}-{slugs[model]}.png)\n")
+            text.append(f"![{part.title}, {tables.in_markdown(model)}](figures/{part.name}-{quote(slugs[model])}.png)\n")
     return "\n".join(text)
 
 

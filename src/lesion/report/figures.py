@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesion.core.files import write_bytes
+from lesion.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by the colour-blind and in grey.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 KINDS = ("svg", "png")
+_CONTROLS = bytes(i for i in range(32) if i not in b"\t\n\r")
+_DOLLAR = re.compile(r"(?<!\\)\$")
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.linewidth": 0.8, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "lines.linewidth": 1.6, "font.family": "DejaVu Sans",
@@ -56,10 +61,33 @@ def encode(figure: Figure, kind: str) -> bytes:
     """A figure as a file's bytes; the same figure gives the same ones."""
     import matplotlib
 
+    _take_words_as_they_are(figure)
     data = io.BytesIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "lesion"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "lesion"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names may be in any script
         figure.savefig(data, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-    return data.getvalue()
+    # Names of ticks are set anew while they are drawn; XML cannot hold control characters.
+    return data.getvalue().translate(None, _CONTROLS) if kind == "svg" else data.getvalue()
+
+
+def _take_words_as_they_are(figure: Figure) -> None:
+    """matplotlib takes what stands between two dollars for a formula; names and answers have dollars too, and no formulas."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    sides = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    logarithmic = [axis for axis in sides if isinstance(axis.get_major_formatter(), LogFormatter)]
+    formulas = {id(label) for axis in logarithmic for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if id(text) in formulas:
+            continue
+        words = visible(text.get_text())
+        if text.get_wrap():  # to break lines, matplotlib looks for formulas in any case
+            words = _DOLLAR.sub(r"\\$", words)
+        else:
+            text.set_parse_math(False)
+        text.set_text(words)
 
 
 def number(value: float | None) -> float:

@@ -24,10 +24,12 @@ from lesion.core.metrics import METRICS, Metric
 from lesion.core.modes import COLOURS
 from lesion.core.tables import Rows, show
 from lesion.report.charts import Chart, overlay_chart
+from lesion.report.fits import check
 from lesion.report.view import View
 from lesion.report.words import visible
 from lesion.study import rundir
 from lesion.study.control_entry import by_kind
+from lesion.study.explanation import Explanation
 from lesion.study.measured import Metrics
 from lesion.study.result import Result
 
@@ -81,14 +83,19 @@ def write_report(runs: Source | Sequence[Source], path: str | Path | None = None
     listed = [_run(source) for source in ([runs] if isinstance(runs, Run | Result | str | Path) else runs)]
     default = default_file(listed)
     file = default if path is None else Path(path)
+    if file.is_dir():
+        raise RunError(f"{file} cannot be written: it is a folder; give another --out, or mend that")
+    made = report(listed)  # what is wrong with the runs is said before anything is written
     try:
         if len(listed) == 1 and file == default:
             from lesion.report.plots import save_figures
 
             save_figures(listed[0].result, listed[0].folder / rundir.FIGURES)
-        write_text(file, report(listed))
+        write_text(file, made)
     except OSError as error:
-        raise RunError(f"{error.filename or file} cannot be written: {error.strerror or error}") from None
+        where = Path(error.filename2 or error.filename or file)
+        where = file if where.name.startswith(".") else where  # what is renamed in the end has a name of its own until then
+        raise RunError(f"{where} cannot be written: {error.strerror or error}; give another --out, or mend that") from None
     return file
 
 
@@ -104,7 +111,13 @@ def _run(source: Source) -> Run:
 
 
 def report(runs: Sequence[Run]) -> str:
-    """The page of one study, or of several side by side."""
+    """The page of one study, or of several side by side.
+
+    Raises:
+        RunError: Parts of a result do not fit together.
+    """
+    for run in runs:
+        check(run.result, Explanation.load(run.folder))
     views = [View(run.result, run.folder, f"r{i}") for i, run in enumerate(runs, start=1)]
     if len(views) == 1:
         return page("single.html.j2", title=f"lesion: {views[0].name}", view=views[0])

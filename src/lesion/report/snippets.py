@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from lesion.study.result import Result
 
 MOST = 64
 """Sets of more neurons are read from ``critical.json`` instead of being spelled out."""
+_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+"""A module's name."""
 _HOOKS = {"hidden": "mlp.hook_post", "down": "mlp.hook_out", "gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
 """Role -> where TransformerLens has the same values of a gated network."""
 _TORCH = """\
@@ -62,9 +65,11 @@ class Repeat:
 
 
 def snippets(neurons: Sequence[NeuronEntry]) -> list[tuple[str, str]]:
-    """Code that masks neurons, by library; none for large sets, for heads and for experts."""
+    """Code that masks neurons, by library; none for large sets, heads, experts, and what is no module's name."""
     if not neurons or len(neurons) > MOST or any(n.expert is not None or n.role not in _HOOKS for n in neurons):
         return []
+    if not all(_PATH.fullmatch(n.path) for n in neurons):
+        return []  # code is made to be run, and a result may come from anyone
     by_module: dict[tuple[str, str], list[int]] = {}
     for n in neurons:
         by_module.setdefault((n.path, "input" if n.role == "hidden" else "output"), []).append(n.index)

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lesion.core.sites import Site
+from lesion.hooks.attach import removal
 from lesion.hooks.capture import capture_activations
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.registry import aggregate, register
@@ -66,7 +67,7 @@ def capture_with_stream(model: nn.Module, sites: Iterable[Site], see: Callable[[
 
     with capture_activations(model, layers, keep), ExitStack() as stack:
         for layer in waiting:
-            stack.callback(modules[layer].register_forward_hook(written(layer)).remove)
+            stack.callback(removal(modules[layer].register_forward_hook(written(layer))))
         yield
 
 

@@ -63,7 +63,8 @@ def score(
 
     ``I = mean over samples of aggregate over tokens of |g|^alpha |a|`` for CAN (arXiv 2512.00918), and likewise for the
     other scorers. Losses of a batch are summed, so that a sample's gradient does not depend on the others in its batch;
-    sums over samples are float64 on the site's own device (float32 where it has none).
+    sums over samples are float64 on the site's own device (float32 where it has none). Only one thread at a time may score a
+    model, and no other may run it meanwhile: the passes of all threads would be counted.
 
     Args:
         model: Frozen and in evaluation mode while this runs, then as it was.
@@ -75,14 +76,14 @@ def score(
         progress: Called with the number of samples after each batch.
 
     Returns:
-        The importances by scorer name. A sample whose loss is not finite has no gradient worth the name and is left out,
+        The importances by scorer name. A sample whose loss, or an activation or gradient at a site, is not finite is left out,
         so ``importance.samples`` can be less than what went in. A site that no gradient reached has no entry in ``sums``, and
         neither has one that a scorer does not know what to do with (:mod:`lesion.scoring.output_share`).
 
     Raises:
         OptionError: An unknown scorer, or one that scores none of the sites.
         ModelError: The linearised model is asked for, and a module on the way is of a make that it does not know.
-        DataError: No sample has a finite loss.
+        DataError: All samples were left out.
     """
     options = options or ScoreOptions()
     chosen = [get_scorer(name) for name in ([scorers] if isinstance(scorers, str) else scorers)]
@@ -94,7 +95,10 @@ def score(
                 if progress is not None:
                     progress(rows)
         if not sums.samples:
-            raise DataError(f"none of the {sums.left_out} samples has a finite loss; is the model's dtype too small?")
+            raise DataError(
+                f"none of the {sums.left_out} samples has a finite loss, activations and gradients; expected at least one: is "
+                "the model's dtype too small?"
+            )
         sums.check()
     importances = sums.importances()
     for scorer in chosen:
@@ -145,6 +149,8 @@ class _Sums:
             if needs in self._passes.values():
                 finite = run(batch, rows)
                 usable = usable if finite is None else usable & finite.cpu()
+        for finite in _finite_rows(rows.values()):
+            usable &= finite.cpu()
         self.samples += int(usable.sum())
         self.left_out += int((~usable).sum())
         for (name, key), value in rows.items():
@@ -331,6 +337,15 @@ class _Sums:
                     scored.hits[site.key] = self._hits[name, site.key].cpu().numpy()
             importances[name] = scored
         return importances
+
+
+def _finite_rows(values: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
+    """On each device, which rows are finite in all values ``[rows, channels]`` that are there: there and back once."""
+    found: dict[torch.device, torch.Tensor] = {}
+    for value in values:
+        finite = value.isfinite().all(1)
+        found[value.device] = found[value.device] & finite if value.device in found else finite
+    return found.values()
 
 
 def _sum_dtype(device: torch.device) -> torch.dtype:

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import RunError
+from lesion.core.journal import Journal
 from lesion.core.outcome import Likelihood, pool
+from lesion.core.parsing import number_of
 
 FORMAT = "lesion-certificate-1"
 FILE = "certificate.jsonl"
@@ -41,13 +42,13 @@ class Certificate:
     """What was measured of sets of neurons.
 
     Attributes:
-        path: The file.
+        journal: The file.
         head: Its first line.
         nll: Set -> each sample's mean NLL.
         collapsed: What the criterion said of those that it was asked about.
     """
 
-    path: Path
+    journal: Journal
     head: dict[str, Any]
     nll: dict[Members, list[float | None]] = field(default_factory=dict)
     collapsed: dict[Members, bool | None] = field(default_factory=dict)
@@ -59,31 +60,45 @@ class Certificate:
         Raises:
             RunError: It is about something else, or damaged.
         """
-        if not path.exists():
-            made = cls(path, head)
-            made._append(head)
-            return made
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:  # a process was killed in the middle of a line
-            os.truncate(path, len(whole))
+        journal, head = Journal(path), json.loads(json.dumps(head))
+        lines = journal.read(mend=True)
+        if not lines:
+            journal.append([head])
+        if lines and lines[0] != head:
+            raise RunError(f"{path} is about another model, data or criterion; delete it, or give the study another --out")
+        made = cls(journal, head)
         try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()] or [None]
-            made = cls(path, first)
-            for line in lines:
+            for line in lines[1:]:
                 made._take(line)
         except (ValueError, KeyError, TypeError):
             raise RunError(f"{path} is damaged; delete it to have it measured again") from None
-        if first != json.loads(json.dumps(head)):
-            raise RunError(f"{path} is about another model, data or criterion; delete it, or give the study another --out")
         return made
 
     def _take(self, line: dict[str, Any]) -> None:
         if "collapsed" in line:
-            self.collapsed |= {members_of(s): c for s, c in zip(line["sets"], line["collapsed"], strict=True)}
+            self.collapsed |= {
+                self._members(s): _answer(c) for s, c in zip(line["sets"], line["collapsed"], strict=True)
+            }  # fmt: skip
         else:
             sets = line["pairs"] if "pairs" in line else [[(line["site"], line["first"] + i)] for i in range(len(line["nll"]))]
-            self.nll |= {members_of(s): nll for s, nll in zip(sets, line["nll"], strict=True)}
+            self.nll |= {self._members(s): self._row(nll) for s, nll in zip(sets, line["nll"], strict=True)}
+
+    def _members(self, entries: Any) -> Members:
+        """A set as JSON has it, as a key; a certificate may come from anyone, and proves nothing of neurons there are not."""
+        sites = self.head["sites"]
+        for site, index in entries:
+            if number_of(site, "a site", len(sites) - 1) < 0 or number_of(index, "an index", sites[site]["width"] - 1) < 0:
+                raise ValueError("there is no such neuron")
+        return members_of(entries)
+
+    def _row(self, nll: Any) -> list[float | None]:
+        """One value a sample."""
+        return [Likelihood.from_dict({"nll": v, "tokens": t}).nll for v, t in zip(nll, self.head["tokens"], strict=True)]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.journal.path
 
     # -- adding --------------------------------------------------------------------------------------------------------
     def add_singles(self, site: int, first: int, nll: Sequence[Sequence[float | None]]) -> None:
@@ -99,14 +114,8 @@ class Certificate:
         self._keep({"sets": [list(map(list, members))], "collapsed": [collapsed]})
 
     def _keep(self, line: dict[str, Any]) -> None:
-        self._append(line)
+        self.journal.append([line])
         self._take(line)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write((json.dumps(line, allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     # -- what it says --------------------------------------------------------------------------------------------------
     def sets(self, size: int) -> Iterator[Members]:
@@ -127,3 +136,9 @@ class Certificate:
 def members_of(entries: Sequence[Sequence[int]]) -> Members:
     """A set as JSON has it, as a key."""
     return tuple(sorted((int(site), int(index)) for site, index in entries))
+
+
+def _answer(collapsed: Any) -> bool | None:
+    if collapsed is not None and not isinstance(collapsed, bool):
+        raise TypeError("the criterion says yes, no or nothing")
+    return collapsed

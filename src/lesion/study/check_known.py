@@ -20,7 +20,7 @@ from lesion.study.importances import importances
 from lesion.study.measured import Metrics
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.options import StudyOptions
-from lesion.study.rundir import default_folder
+from lesion.study.place import place_for
 from lesion.study.session import Session
 from lesion.study.statistics import scorers_for
 
@@ -80,7 +80,7 @@ def check_known(
     expected = published.known(expect) if expect else None  # a wrong name is said before anything is loaded
     vlm = model if isinstance(model, VisionLanguageModel) else None
     by_name = expected or published.recognise(name)
-    folder = out if out is not None else default_folder(study, "known", by_name.name if by_name else "")
+    folder = place_for(out, study, "known", by_name.name if by_name else "")
 
     def fitted(vlm: VisionLanguageModel, *_: object) -> tuple[published.Known, dict[Role, NeuronSet]]:
         entry = by_name or published.recognise(*published.names_of(vlm))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lesion.core.errors import RunError
 from lesion.core.interactions import Interplay
+from lesion.study.checksums import read_checked
 from lesion.study.measured import Measured
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.rundir import EXPLANATION
@@ -155,7 +156,7 @@ class Explanation(BaseModel):
         if not file.exists():
             return None
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read_checked(file))
         except ValidationError as error:
             first = error.errors()[0]
             raise RunError(f"{file} cannot be read ({first['msg']}); run lesion explain again to have it made anew") from None

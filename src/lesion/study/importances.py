@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lesion.core.importance import Importance
-from lesion.core.importance import load as load_importances
-from lesion.core.importance import save as save_importances
+from lesion.core.errors import RunError
+from lesion.core.importance import Importance, decode, encode
 from lesion.core.sites import Sites
 from lesion.data.samples import Sample, digest
 from lesion.scoring.options import ScoreOptions
@@ -61,8 +60,7 @@ def importances(
     own = session.sites if sites is None else sites
     sites = scored_sites(session) if sites is None else sites
     key = session.key("importance", digest(samples), session.options.target, [s.key for s in sites], *scorers, repr(options))
-    path = session.run.path / file
-    kept = load_importances(path, sites, key) if path.exists() else None
+    kept = _kept(session, file, sites, key)
     if kept is None:
         dear = [name for name in scorers if not get_scorer(name).everywhere]
         kept = _scored(session, samples, [name for name in scorers if name not in dear], options, sites)
@@ -70,11 +68,20 @@ def importances(
             # Each by itself: a sample that overflows on a path is left out of that importance, and of no other.
             [scored] = _scored(session, samples, [name], options, own, f" by {name}").values()
             kept[name] = replace(scored, sites=sites)
-        path.parent.mkdir(exist_ok=True)
-        save_importances(path, kept, key)
+        session.run.write_bytes(file, encode(kept, key))
     for name in (n for n in scorers if get_scorer(n).needs == "residual"):
         _note_outside(session, kept[name], own)
     return kept
+
+
+def _kept(session: Session, file: str, sites: Sites, key: str) -> dict[str, Importance] | None:
+    """What a file of the run holds; None where it is not there, or was made from something else."""
+    data = session.run.read_bytes(file)
+    try:
+        return None if data is None else decode(data, sites, key)
+    except ValueError as error:
+        path = session.run.path / file
+        raise RunError(f"{path} cannot be read ({error}); delete it to have it made again") from None
 
 
 def _scored(
@@ -101,7 +108,8 @@ def _note_outside(session: Session, importance: Importance, sites: Sites) -> Non
 def note_unscored(session: Session, importance: Importance, samples: int, sites: Sites) -> None:
     """Notes what the scoring could not see: samples without a finite loss, sites that no gradient reached."""
     if importance.samples < samples:
-        session.note(f"{samples - importance.samples} samples were left out of the scoring: their loss is not finite")
+        count = samples - importance.samples
+        session.note(f"{count} samples were left out of the scoring: a loss, an activation or a gradient is not finite")
     unseen = [site for site in sites if site.key not in importance.sums]
     for site in unseen:
         if site.expert is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lesion.core.criterion import CRITERIA, CollapseCriterion, Criterion, Judgement, get_criterion, register_criterion
 from lesion.core.errors import OptionError, RunError
+from lesion.core.parsing import from_yaml, short
 from lesion.core.sites import parse_layers
 from lesion.data.samples import DEFAULT_PROMPT, SCENES
+from lesion.data.sources import regular
 from lesion.hooks.intervene import Intervention, get_intervention
 from lesion.models import threads
 from lesion.scoring.options import ScoreOptions
@@ -25,7 +30,7 @@ EASING = ("device", "device_map", "batch_size", "threads")
 class StudyOptions(BaseModel):
     """Everything that decides what a study finds. The fields are the command line's options, their descriptions its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
         "tiny-llava",
@@ -69,7 +74,7 @@ class StudyOptions(BaseModel):
     shortlist: int = Field(128, ge=1, description="neurons that the measured search makes sets of")
     minimal_limit: int = Field(32, ge=0, description="largest k* for which a minimal set is sought")
     clip: str = Field("auto", description="CLIP model for the CLIP score; none for none")
-    seed: int = Field(0, ge=0, description="chooses samples and controls")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="chooses samples and controls")
     strict: bool = Field(False, description="an unreadable image stops the study")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
@@ -82,12 +87,15 @@ class StudyOptions(BaseModel):
     )
 
     @classmethod
-    def parse(cls, **values: Any) -> StudyOptions:
+    def parse(cls, /, **values: Any) -> StudyOptions:
         """Checks options. A criterion may also be a function (:func:`lesion.core.criterion.register_criterion`).
 
         Raises:
             OptionError: An unknown option, or a value that makes no sense; one line for the first of them.
         """
+        values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}
+        for name, value in values.items():
+            check_text(name, value)
         if "criterion" in values:
             values["criterion"] = _criterion(values["criterion"])
         try:
@@ -98,7 +106,10 @@ class StudyOptions(BaseModel):
             raise OptionError(f"scorer {options.scorer!r} gives no ranking; available: {', '.join(rankers())}")
         threads.check(options.threads)
         options.scoring()
-        options.intervention()
+        act = options.intervention()
+        numbers = [value for field in fields(act) if isinstance(value := getattr(act, field.name), float)]
+        if not all(map(math.isfinite, numbers)):
+            raise OptionError(f"mask is {options.mask!r}; expected a finite number")
         get_criterion(options.criterion)
         if options.layers is not None:
             parse_layers(options.layers)
@@ -142,26 +153,50 @@ class StudyOptions(BaseModel):
         return yaml.safe_dump(_plain({**self.model_dump(), "criterion": self.rule().model_dump()}), sort_keys=False)
 
     @classmethod
-    def from_yaml(cls, text: str, where: str) -> StudyOptions:
+    def from_yaml(cls, text: str | bytes, where: str) -> StudyOptions:
         """Reads :meth:`to_yaml`.
 
         Raises:
             RunError: Not a study's options; ``where`` names the file.
         """
         try:
-            data = yaml.safe_load(text)
-            return cls.parse(**data)
-        except (yaml.YAMLError, TypeError, OptionError) as error:
-            raise RunError(f"{where} is not a study's configuration: {str(error).splitlines()[0]}") from None
+            data = from_yaml(text)
+            if not isinstance(data, dict) or (isinstance(data.get("criterion"), str) and not is_name(data["criterion"])):
+                raise ValueError("expected options by their names, and the criterion by its name or as data")
+            return cls.parse(**{str(name): value for name, value in data.items()})
+        except ValueError as error:  # an OptionError is one
+            raise RunError(f"{where} is not a study's configuration: {error}; choose another --out") from None
 
 
 def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
     """One line about the first option that pydantic finds wrong."""
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    # Of a field that may be of several types, pydantic names the type as well.
+    name = ".".join(str(part) for part in first["loc"] if part not in ("str", CollapseCriterion.__name__))
     if first["type"] == "extra_forbidden":
         return f"unknown option {name!r}; available: {', '.join(model.model_fields)}"
-    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "missing":
+        return f"{name} is missing; expected it beside the others"
+    return f"{name} is {short(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def check_text(name: str, value: Any) -> None:
+    """Whether a value, where it is text, can be given to a library and kept in a file.
+
+    Raises:
+        OptionError: It is empty, or has something in it that is no character.
+    """
+    if not isinstance(value, str):
+        return
+    if not value.strip():
+        raise OptionError(f"{name} is {short(value)}, which is empty; expected some text")
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        raise OptionError(f"{name} is {short(value)}, which is no text in UTF-8; rename it, or write it anew")
+
+
+def is_name(criterion: str) -> bool:
+    """Whether a criterion is named, and not in a file: what comes with a run directory names no other files."""
+    return not criterion.endswith((".yaml", ".yml", ".json"))
 
 
 def _criterion(criterion: Any) -> Any:
@@ -173,20 +208,24 @@ def _criterion(criterion: Any) -> Any:
         CRITERIA.pop(name, None)
         register_criterion(name)(cast("Judgement", criterion))
         return name
-    if isinstance(criterion, str) and criterion.endswith((".yaml", ".yml", ".json")):
+    if isinstance(criterion, str) and not is_name(criterion):
         try:
-            criterion = yaml.safe_load(Path(criterion).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise OptionError(f"the criterion in {criterion} cannot be read: {reason}") from None
+            found = from_yaml(regular(Path(criterion)).read_bytes())
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise OptionError(
+                f"the criterion in {criterion} cannot be read: {why}; expected YAML with name and conditions"
+            ) from None
+        if not isinstance(found, dict):
+            raise OptionError(f"not a criterion: {criterion} holds {short(found)}; expected name and conditions")
+        criterion = found
     if isinstance(criterion, dict) and "function" in criterion:
-        return criterion["name"]
+        return criterion.get("name")
     if isinstance(criterion, dict):
         try:
-            criterion = CollapseCriterion(**criterion)
-        except (ValidationError, TypeError) as error:
-            what = first_complaint(error, CollapseCriterion) if isinstance(error, ValidationError) else error
-            raise OptionError(f"not a criterion: {what}") from None
+            criterion = CollapseCriterion(**{str(name): value for name, value in criterion.items()})
+        except ValidationError as error:
+            raise OptionError(f"not a criterion: {first_complaint(error, CollapseCriterion)}") from None
     if isinstance(criterion, CollapseCriterion) and CRITERIA.get(criterion.name) == criterion:
         return criterion.name
     return criterion

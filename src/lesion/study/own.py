@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lesion.core.errors import OptionError
+from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Sites
+from lesion.data.sources import regular
 from lesion.study.options import StudyOptions
-from lesion.study.rundir import RANKING
+from lesion.study.rundir import CRITICAL, RANKING
 from lesion.study.session import Session
 
 IN_PYTHON = "ranking:"
@@ -22,6 +23,48 @@ def file_of(options: StudyOptions) -> Path | None:
     """The file of ``--neurons``; None without one."""
     file = options.neurons
     return None if file is None or file.startswith(IN_PYTHON) else Path(file)
+
+
+def check_file(options: StudyOptions) -> None:
+    """Whether the file of ``--neurons`` can be read, as far as that can be said without the model.
+
+    Raises:
+        NeuronSetError: It cannot.
+    """
+    file = file_of(options)
+    if file is not None and file.suffix == ".csv":
+        check_ranking(file)
+    elif file is not None:
+        read_set(file)
+
+
+def read_set(file: Path) -> NeuronSet:
+    """A set of neurons.
+
+    Raises:
+        NeuronSetError: The file cannot be read, or is none.
+    """
+    try:
+        regular(file)
+    except OSError as error:
+        why = error.strerror or error
+        raise NeuronSetError(f"{file}: cannot be read as a set of neurons: {why}; expected a run's {CRITICAL}, say") from None
+    return NeuronSet.load(file)
+
+
+def check_ranking(file: Path) -> None:
+    """Whether there is a file to read a ranking from, and not a pipe that nobody writes to.
+
+    Raises:
+        NeuronSetError: There is none.
+    """
+    try:
+        with regular(file).open("rb"):
+            pass
+    except OSError as error:
+        raise NeuronSetError(
+            f"{file}: cannot be read as a ranking: {error.strerror or error}; expected a run's {RANKING}, say"
+        ) from None
 
 
 def own_order(options: StudyOptions, sites: Sites, identity: Identity) -> Ranking | None:

@@ -20,12 +20,13 @@ from lesion.study import published, rundir
 from lesion.study.importances import importances
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.options import StudyOptions
-from lesion.study.rundir import default_folder
+from lesion.study.own import read_set
+from lesion.study.place import place_for
 from lesion.study.session import Session
 
 DEAR = ("integrated-gradients",)
 """Scorers that are only asked for by name: they take a pass for each step and site."""
-_NEURON = re.compile(r"(?:(\w+)-)?(\w+):(\d+):(\d+)")
+_NEURON = re.compile(r"(?:(\w+)-)?(\w+):(\d{1,9}):(\d{1,9})")
 
 
 class Rank(BaseModel):
@@ -78,10 +79,15 @@ def ranks(
     for name in chosen:
         if not get_scorer(name).ranks:
             raise OptionError(f"scorer {name!r} gives no ranking; available: {', '.join(rankers())}")
+    if isinstance(neurons, str | Path):
+        neurons = read_set(Path(neurons))
+    elif neurons is not None and not isinstance(neurons, NeuronSet):
+        for text in neurons:
+            _read(text)
     name = model if isinstance(model, str) else model.name
     study = StudyOptions.parse(model=name, component="all", role="all", split="same", **options)
     vlm = model if isinstance(model, VisionLanguageModel) else None
-    folder = out if out is not None else default_folder(study, "ranks")
+    folder = place_for(out, study, "ranks")
     opened = Session.open(
         study, vlm, folder, progress, ranks=False, judges=False, check=lambda v, *_: _asked(v, neurons)
     )
@@ -120,13 +126,23 @@ def _asked(vlm: VisionLanguageModel, neurons: NeuronSet | str | Path | Sequence[
         neurons = NeuronSet.load(neurons)
     if isinstance(neurons, NeuronSet):
         return neurons.fit(vlm.sites, vlm.identity())
-    return NeuronSet(_neuron(text, vlm.sites) for text in neurons)
+    return NeuronSet(neuron_of(text, vlm.sites) for text in neurons)
 
 
-def _neuron(text: str, sites: Sites) -> Neuron:
+def _read(text: str) -> re.Match[str]:
     read = _NEURON.fullmatch(text)
     if read is None:
-        raise OptionError(f"neuron {text!r} cannot be read; expected role:layer:index, such as down:11:507")
+        raise OptionError(f"neuron {text[:80]!r} cannot be read; expected role:layer:index, such as down:11:507")
+    return read
+
+
+def neuron_of(text: str, sites: Sites) -> Neuron:
+    """A neuron from its words, such as ``down:11:507``.
+
+    Raises:
+        OptionError: They cannot be read, or there is no such neuron.
+    """
+    read = _read(text)
     component, role, layer, index = read[1] or "language", read[2], int(read[3]), int(read[4])
     for site in sites:
         if (site.component, site.role, site.layer) == (component, role, layer) and site.expert is None and site.reachable:

@@ -28,11 +28,18 @@ def reopened(
         progress: Listens to the stages.
 
     Raises:
-        RunError: No study, another model or data, or another process works there.
+        RunError: No study, another model or data, another process works there, or the model is to be loaded with code of its
+            own.
     """
     config = Path(path) / CONFIG
     if not config.exists():
         raise RunError(f"{path} holds no study ({CONFIG} is missing); expected the run directory of a study")
-    options = StudyOptions.from_yaml(config.read_text(), str(config))
+    options = StudyOptions.from_yaml(config.read_bytes(), str(config))
+    if options.trust_remote_code and model is None:
+        # The directory may come from anyone: what it asks for is not what its reader asked for.
+        raise RunError(
+            f"{config} asks to run code that comes with {options.model}; if you trust it, load the model in Python with "
+            "trust_remote_code=True, and pass it"
+        )
     with Session.open(options, model, path, progress) as session:
         yield begin(session)

@@ -17,6 +17,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import SampleOutcome
 from lesion.core.sites import Site
 from lesion.core.tables import escape, to_frame
+from lesion.study.checksums import read_checked
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.measured import Measured, Metrics
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
@@ -183,7 +184,7 @@ class Result(BaseModel):
         """
         file = Path(path) / RESULT if Path(path).is_dir() else Path(path)
         try:
-            result = cls.model_validate_json(file.read_bytes())
+            result = cls.model_validate_json(read_checked(file))
             result.run = str(file.parent)  # a run directory may have been moved since
             return result
         except OSError as error:

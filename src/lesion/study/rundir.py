@@ -1,45 +1,50 @@
 """The run directory: what a study decided, measured and found, so that it can be resumed, checked and replayed.
 
 ``evaluations.jsonl`` grows by one line an evaluation, by several at once where they were measured together; every other file is
-written whole or not at all. A process that is killed loses at most the evaluations it was at.
+written whole or not at all. A process that is killed loses at most the evaluations it was at. What is read back is checked
+against the checksums with which it was written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lesion.core.errors import RunError
 from lesion.core.evaluation import Evaluation
 from lesion.core.files import write_text
-from lesion.core.outcome import Likelihood, SampleOutcome
+from lesion.core.journal import Journal, Place
+from lesion.core.outcome import Likelihood, SampleOutcome, perplexity, pool
+from lesion.study.checksums import Checksums
+from lesion.study.lock import LOCK, locked
 from lesion.study.options import StudyOptions
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock; there, two processes in one folder are the user's to avoid
-    fcntl = None
 
 CONFIG, MANIFEST, RESULT, STAGES = "config.yaml", "manifest.json", "result.json", "stages.json"
 ANSWERS, IMPORTANCE, RANKING, CURVE = "answers.json", "importance.safetensors", "ranking.csv", "curve.json"
 COLLAPSE, MINIMAL, CONTROLS, CRITICAL = "collapse.json", "minimal.json", "controls.json", "critical.json"
 BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
 EXPLANATION, FOUND = "explanation.json", "found.json"
-EVALUATIONS, FIGURES, PICTURES, REPORT, LOCK = "evaluations.jsonl", "figures", "pictures", "report.html", ".lock"
+EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictures", "report.html"
+
+
+RECENT = 64
+"""So many evaluations are kept in memory."""
 
 
 class RunDirectory:
     """A study's folder. Use :meth:`open` as a context; it holds the folder's lock."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: dict[str, dict[str, Any]] = {}
+        self.path, self._journal = path, Journal(path / EVALUATIONS)
+        # Lines are many and long; what is kept of them is where they are, and the last that were looked at.
+        self._places: dict[str, Place] = {}
+        self._line = lru_cache(maxsize=RECENT)(self._journal.at)
 
     @classmethod
     @contextmanager
@@ -51,16 +56,11 @@ class RunDirectory:
         """
         run = cls(Path(path))
         run.check(options)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            lock = (run.path / LOCK).open("a")
-        except OSError as error:
-            raise RunError(f"{path} cannot be used as a run directory: {error.strerror or error}") from None
-        with lock:
-            _hold(lock, run.path)
+        with locked(run.path):
             if not (run.path / CONFIG).exists():
                 write_text(run.path / CONFIG, options.to_yaml())
-            run._read_evaluations()
+            run._places = {entry["key"]: place for place, entry in run._journal.places(mend=True)}
+            run._checksums = Checksums(run.path, mend=True)
             yield run
 
     def check(self, options: StudyOptions) -> None:
@@ -83,43 +83,30 @@ class RunDirectory:
                     f"{self.path} holds another study ({first} is {held[first]!r} there, {new[first]!r} here); "
                     "choose another --out"
                 )
-        elif self.path.exists() and any(p.name != LOCK and not p.name.startswith(f".{CONFIG}") for p in self.path.iterdir()):
+        elif self.path.exists() and any(not p.name.startswith((LOCK, f".{CONFIG}")) for p in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no study; choose another --out")
 
     # -- evaluations -------------------------------------------------------------------------------------------------
-    def _read_evaluations(self) -> None:
-        path = self.path / EVALUATIONS
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            # A process was killed in the middle of a line; the line is not finished work.
-            os.truncate(path, len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                self._lines[entry["key"]] = entry
-            except (ValueError, KeyError, TypeError):
-                raise RunError(f"{path} line {number} is damaged; remove that line to have it measured again") from None
-
     def evaluation(self, key: str) -> Evaluation | None:
         """What was measured under a key; None where nothing was."""
-        line = self._lines.get(key)
-        if line is None:
+        if key not in self._places:
             return None
+        line = self._line(self._places[key])
         return Evaluation(line["neurons"], tuple(SampleOutcome.from_dict(sample) for sample in line["samples"]), key)
 
     def reading(self, key: str) -> list[Likelihood] | None:
         """How likely the reference answers were under a key, where nothing else was measured."""
-        line = self._lines.get(_reading(key))
-        return None if line is None else [Likelihood(**sample["reference"]) for sample in line["samples"]]
+        place = self._places.get(_reading(key))
+        return None if place is None else [Likelihood(**sample["reference"]) for sample in self._line(place)["samples"]]
 
-    def add_readings(self, readings: Mapping[str, Sequence[Likelihood]]) -> None:
+    def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
         """Appends a line for each, in one write."""
         self._append([
-            {"key": _reading(key), "kind": "reading", "samples": [{"reference": asdict(part)} for part in reading]}
-            for key, reading in readings.items()
+            {
+                "key": _reading(key), "kind": "reading", "neurons": count,
+                "samples": [{"reference": asdict(part)} for part in reading],
+            }
+            for key, count, reading in readings
         ])  # fmt: skip
 
     def add_evaluations(self, entries: Sequence[tuple[str, dict[str, Any], Evaluation]]) -> None:
@@ -130,30 +117,47 @@ class RunDirectory:
         ])  # fmt: skip
 
     def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
-        with (self.path / EVALUATIONS).open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self._lines |= {line["key"]: line for line in lines}
+        places = self._journal.append(lines)
+        self._places |= {line["key"]: place for line, place in zip(lines, places, strict=True)}
+
+    def measured(self) -> list[tuple[int, float | None]]:
+        """Of every set that was measured, in the order of the file: how many neurons, and the perplexity of the references."""
+        return [
+            (entry["neurons"], perplexity(pool([Likelihood(**sample["reference"]) for sample in entry["samples"]])))
+            for _, entry in self._journal.places()
+        ]
 
     # -- files -------------------------------------------------------------------------------------------------------
+    @cached_property
+    def _checksums(self) -> Checksums:
+        return Checksums(self.path)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes a file of the run, whole or not at all, with its checksum."""
+        self._checksums.write(name, data)
+
     def write_json(self, name: str, data: Any) -> None:
-        write_text(self.path / name, json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        self.write_bytes(name, (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """A file of the run; None if it is not there.
+
+        Raises:
+            RunError: It is not what was written.
+        """
+        return self._checksums.read(name) if (self.path / name).exists() else None
 
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the run; None if it is not there.
 
         Raises:
-            RunError: It is there and is not JSON.
+            RunError: It is there and is not what was written, or no JSON.
         """
-        path = self.path / name
-        if not path.exists():
-            return None
+        data = self.read_bytes(name)
         try:
-            return json.loads(path.read_text())
+            return None if data is None else json.loads(data)
         except ValueError:
-            raise RunError(f"{path} is damaged; delete it to have it made again") from None
+            raise RunError(f"{self.path / name} is damaged; delete it to have it made again") from None
 
 
 def _reading(key: str) -> str:
@@ -169,13 +173,3 @@ def default_folder(options: StudyOptions, *words: str) -> Path:
     """``runs/<model>-<words>-<hash of the options>``: the same question finds its own folder again."""
     text = json.dumps(options.question(), sort_keys=True)
     return Path("runs") / "-".join((slug(options.model), *words, hashlib.sha256(text.encode()).hexdigest()[:8]))
-
-
-def _hold(lock: IO[str], path: Path) -> None:
-    """The lock goes when the file is closed, or its process ends, however it ends."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RunError(f"another process is working in {path}; wait for it, or choose another --out") from None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from lesion.core.errors import OptionError
 from lesion.core.identity import Identity
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Sites
 from lesion.models.vlm import VisionLanguageModel
-from lesion.study.options import StudyOptions
-from lesion.study.own import IN_PYTHON, own_order
+from lesion.study.options import StudyOptions, check_text
+from lesion.study.own import IN_PYTHON, check_file, own_order
 from lesion.study.pipeline import check_stage, run_stages
+from lesion.study.place import check_place
 from lesion.study.result import Result
 from lesion.study.rundir import RANKING, default_folder
 from lesion.study.session import Session
@@ -35,12 +38,16 @@ class Study:
 
     def __init__(
         self,
-        model: str | VisionLanguageModel = "tiny-llava",
+        model: str | Path | VisionLanguageModel = "tiny-llava",
         out: str | Path | None = None,
         progress: Progress | None = None,
         ranking: Ranking | None = None,
         **options: Any,
     ) -> None:
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        if not isinstance(model, str | VisionLanguageModel):
+            raise OptionError(f"model is a {type(model).__name__}; expected a name, a folder, or what lesion.load returns")
+        check_text("out", None if out is None else str(out))
         self._model = None if isinstance(model, str) else model
         self._ranking, self._progress = ranking, progress
         if ranking is not None:
@@ -62,6 +69,9 @@ class Study:
             RunError: The run directory holds another study, another model's or other data, or another process works in it.
         """
         check_stage(start)  # before anything is loaded
+        check_place(self.out)
+        if not (self.out / RANKING).exists():
+            check_file(self.options)
         with Session.open(self.options, self._model, self.out, self._progress, check=self._fits) as session:
             return run_stages(session, self._ranking, start)
 

@@ -17,6 +17,7 @@ from lesion.data.samples import Sample
 from lesion.hooks.intervene import mask
 from lesion.models.inputs import Answer
 from lesion.models.vlm import VisionLanguageModel
+from lesion.study.own import check_ranking, read_set
 from lesion.study.rundir import CRITICAL, MANIFEST, RANKING, RunDirectory
 
 
@@ -78,6 +79,29 @@ def _perplexity(vlm: VisionLanguageModel, contexts: list[Any], answer: Answer) -
     return perplexity(likelihood(log_probs, answer))
 
 
+def read(file: str | None, run: str | None, top: int | None) -> NeuronSet | None:
+    """The set that a user names, as far as it can be read without the model; None for the first of a ranking.
+
+    Raises:
+        OptionError: Neither a file nor a run, or both; or the first 0.
+        NeuronSetError: They cannot be read, or are none.
+    """
+    if (file is None) == (run is None):
+        raise OptionError("which neurons? give --neurons FILE, or --run RUN (its critical set), or --run RUN --top K")
+    if top is not None and run is None:
+        raise OptionError("--top needs --run RUN, whose ranking it counts in")
+    if top is not None:
+        if top < 1:
+            raise OptionError(f"k is {top}; expected at least 1")
+        check_ranking(Path(run or "") / RANKING)
+        return None
+    path = Path(run) / CRITICAL if run is not None else Path(file or "")
+    neurons = read_set(path)
+    if not len(neurons):
+        raise NeuronSetError(f"{path} has no neurons, as after no collapse; --run RUN --top K takes the first K")
+    return neurons
+
+
 def neurons_of(
     vlm: VisionLanguageModel,
     file: str | None,
@@ -101,18 +125,11 @@ def neurons_of(
         NeuronSetError: They cannot be read, do not fit the model, were found in another one, or are none.
         RunError: The run's manifest cannot be read.
     """
-    if (file is None) == (run is None):
-        raise OptionError("which neurons? give --neurons FILE, or --run RUN (its critical set), or --run RUN --top K")
-    if top is not None and run is None:
-        raise OptionError("--top needs --run RUN, whose ranking it counts in")
-    if run is not None and top is not None:
+    neurons = read(file, run, top)
+    if neurons is None:
+        assert run is not None and top is not None
         neurons = Ranking.load(Path(run) / RANKING, vlm.sites, top).top(top)
         neurons.identity = _identity_of(run)
-    else:
-        path = Path(run) / CRITICAL if run is not None else Path(file or "")
-        neurons = NeuronSet.load(path)
-        if not len(neurons):
-            raise NeuronSetError(f"{path} has no neurons, as after no collapse; --run RUN --top K takes the first K")
     identity = vlm.identity()
     members = neurons.fit(vlm.sites, identity, force)
     if identity.differs_from(neurons.identity):

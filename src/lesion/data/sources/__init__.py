@@ -24,9 +24,9 @@ from pathlib import Path
 
 from lesion.core.errors import DataError
 from lesion.data.sources import files, shards, tables
-from lesion.data.sources.entry import SUFFIXES, Entry
+from lesion.data.sources.entry import SUFFIXES, Entry, files_in, is_folder, readable, regular
 
-__all__ = ["Entry", "entries"]
+__all__ = ["Entry", "entries", "readable", "regular"]
 
 
 def entries(source: str, category: str | None = None) -> list[Entry]:
@@ -55,28 +55,24 @@ def _all(source: str) -> list[Entry]:
     if source.startswith(tables.HUB):
         return tables.hub(source)
     path = Path(source)
-    if path.suffix == ".jsonl":
-        return files.jsonl(path)
-    if path.suffix == ".txt" and not path.is_dir():
-        return files.prompts(path)
-    if path.suffix == tables.PARQUET and not path.is_dir():
-        return tables.parquet(path)
-    if path.suffix == shards.TAR and not path.is_dir():
-        return shards.webdataset(path)
-    return _folder(path)
+    if is_folder(path):
+        return _folder(path)
+    readers = {".jsonl": files.jsonl, ".txt": files.prompts, tables.PARQUET: tables.parquet, shards.TAR: shards.webdataset}
+    if path.suffix in readers:
+        return readers[path.suffix](path)
+    hint = f"; a data set of the Hugging Face hub is {tables.HUB}{path}" if tables.like_id(str(path)) else ""
+    raise DataError(f"{path} is not a folder; expected a folder of images (a subfolder is a category){hint}")
 
 
 def _folder(folder: Path) -> list[Entry]:
     """By what lies in it. Images go first: an archive may lie beside what was unpacked from it."""
-    if not folder.is_dir():
-        hint = f"; a data set of the Hugging Face hub is {tables.HUB}{folder}" if tables.like_id(str(folder)) else ""
-        raise DataError(f"{folder} is not a folder; expected a folder of images (a subfolder is a category){hint}")
-    if tables.is_saved(folder):
+    inside = files_in(folder)
+    if tables.is_saved(folder, inside):
         return tables.saved(folder)
-    suffixes = {path.suffix.lower() for path in folder.rglob("*")}
+    suffixes = {path.suffix.lower() for path in inside}
     if not suffixes & SUFFIXES:
         if tables.PARQUET in suffixes:
             return tables.parquet(folder)
         if shards.TAR in suffixes:
             return shards.webdataset(folder)
-    return files.images(folder)
+    return files.images(folder, inside)

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import DataError
-from lesion.data.sources.entry import CATEGORY, PROMPT, REFERENCE, SUFFIXES, Entry, first
+from lesion.data.sources.entry import (
+    CATEGORY,
+    PROMPT,
+    REFERENCE,
+    SUFFIXES,
+    Entry,
+    first,
+    is_folder,
+    readable,
+    refuse,
+    regular,
+)
+from lesion.data.sources.inside import named
 
 COCO = "coco:"
 METADATA, CAPTIONS = "metadata.jsonl", "captions.txt"
 
 
-def images(folder: Path) -> list[Entry]:
-    """A folder of images, with its subfolders."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def images(folder: Path, inside: Sequence[Path]) -> list[Entry]:
+    """A folder of images, with its subfolders; ``inside`` is what lies in them."""
+    paths = [p for p in inside if p.suffix.lower() in SUFFIXES]
     if not paths:
         raise DataError(f"{folder} has no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
-    texts = {**_captions(folder / CAPTIONS), **_metadata(folder / METADATA)}
+    texts: dict[str, dict[str, Any]] = {}
+    for name, read in ((CAPTIONS, _captions), (METADATA, _metadata)):
+        if folder / name in inside:
+            texts |= read(folder / name)
     made = []
     for path in paths:
-        inside = path.relative_to(folder)
-        name = inside.as_posix()
+        below = path.relative_to(folder)
+        name = readable(below.as_posix())
         about = texts.get(name, {})
-        category = first(about, CATEGORY) or (inside.parts[0] if len(inside.parts) > 1 else None)
+        category = first(about, CATEGORY) or (readable(below.parts[0]) if len(below.parts) > 1 else None)
         made.append(Entry(name, path, category, first(about, REFERENCE), first(about, PROMPT)))
     return made
 
 
 def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     """Hugging Face's ``metadata.jsonl``: file name -> its texts."""
-    if not file.exists():
-        return {}
     rows = _lines(file)
     for number, row in rows:
         if "file_name" not in row:
@@ -43,8 +56,6 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
 
 def _captions(file: Path) -> dict[str, dict[str, Any]]:
     """``captions.txt``: a file name, then a tab or the first comma, then a caption. Of several captions the first counts."""
-    if not file.exists():
-        return {}
     captions: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):
         name, separator, caption = line.partition("\t") if "\t" in line else line.partition(",")
@@ -64,8 +75,12 @@ def jsonl(file: Path) -> list[Entry]:
         about = first(row, CATEGORY), first(row, REFERENCE), first(row, PROMPT)
         if row.get("image") is not None:
             path = Path(str(row["image"]))
-            name = path.name if path.is_absolute() else path.as_posix()
-            made.append(Entry(f"{number}:{name}", path if path.is_absolute() else file.parent / path, *about))
+            name = readable(path.name if path.is_absolute() else path.as_posix())
+            try:
+                image = named(file.parent, str(row["image"]))
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}: {error}; put the file above its images") from None
+            made.append(Entry(f"{number}:{name}", image, *about, root=file.parent))
         elif about[2] is not None:
             made.append(Entry(f"line-{number}", None, *about))
         else:
@@ -93,40 +108,48 @@ def coco(source: str) -> list[Entry]:
     if len(parts) not in (2, 3):
         raise DataError(f"{source!r}: expected coco:IMAGES_DIR:instances.json[:captions.json]")
     folder, instances = Path(parts[0]), Path(parts[1])
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder} is not a folder; expected the folder of COCO's images")
+    try:
+        made = _coco(folder, instances, Path(parts[2]) if len(parts) == 3 else None)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"an entry has no {error}" if isinstance(error, KeyError) else f"{error}"
+        raise DataError(f"{instances} is not a COCO annotation file: {what}; expected COCO's own entries") from None
+    if not made:
+        raise DataError(f"{instances} lists no image; expected COCO's list of images")
+    return made
+
+
+def _coco(folder: Path, instances: Path, captioned: Path | None) -> list[Entry]:
     data = _coco_file(instances, ("images", "annotations", "categories"))
-    names = {c["id"]: str(c["name"]) for c in data["categories"]}
+    names = {c["id"]: readable(str(c["name"])) for c in data["categories"]}
     objects: dict[Any, dict[str, float]] = {}
     for note in data["annotations"]:
         sizes = objects.setdefault(note["image_id"], {})
         name, box = names.get(note["category_id"], str(note["category_id"])), note.get("bbox", (0, 0, 0, 0))
         sizes[name] = max(sizes.get(name, 0.0), float(note.get("area", box[2] * box[3])))
     captions: dict[Any, str] = {}
-    if len(parts) == 3:
-        for note in _coco_file(Path(parts[2]), ("annotations",))["annotations"]:
-            captions.setdefault(note["image_id"], str(note["caption"]).strip())
+    if captioned is not None:
+        for note in _coco_file(captioned, ("annotations",))["annotations"]:
+            captions.setdefault(note["image_id"], readable(str(note["caption"])).strip())
     made = []
     for image in sorted(data["images"], key=lambda image: str(image["file_name"])):
         sizes = objects.get(image["id"], {})
         largest = max(sorted(sizes), key=lambda name: sizes[name], default=None)
-        made.append(Entry(
-            str(image["file_name"]), folder / str(image["file_name"]), largest, captions.get(image["id"]),
-            inside=frozenset(sizes),
-        ))  # fmt: skip
-    if not made:
-        raise DataError(f"{instances} lists no image")
+        name = str(image["file_name"])
+        about = largest, captions.get(image["id"])
+        made.append(Entry(readable(name), named(folder, name), *about, inside=frozenset(sizes), root=folder))
     return made
 
 
 def _coco_file(file: Path, needed: Iterable[str]) -> dict[str, Any]:
     try:
         data = json.loads(_text(file))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not JSON: {error}; expected COCO's annotations") from None
     missing = [name for name in needed if not isinstance(data, dict) or not isinstance(data.get(name), list)]
     if missing:
-        raise DataError(f"{file} is not a COCO annotation file: it has no list {missing[0]!r}")
+        raise DataError(f"{file} is not a COCO annotation file: it has no list {missing[0]!r}; expected COCO's own")
     return data
 
 
@@ -138,8 +161,8 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}, line {number} is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}, line {number} is not JSON: {error}; mend or remove it") from None
         if not isinstance(row, dict):
             raise DataError(f"{file}, line {number}: expected an object; found {line.strip()[:60]}")
         rows.append((number, row))
@@ -148,6 +171,8 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return regular(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} cannot be read: {error}; expected text in UTF-8") from None
+    except (OSError, ValueError) as error:
+        refuse(file, error)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lesion.core.errors import DataError
-from lesion.data.sources.entry import CATEGORY, PROMPT, REFERENCE, Entry, first, within
+from lesion.data.sources.entry import CATEGORY, PROMPT, REFERENCE, Entry, first, present, regular, within
+from lesion.data.sources.inside import kept, named
 
 HUB, PARQUET = "hf:", ".parquet"
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "file_name")
@@ -53,9 +54,10 @@ def like_id(text: str) -> bool:
     return re.fullmatch(_ID, text) is not None
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote it."""
-    return (folder / "dataset_dict.json").is_file() or all((folder / f).is_file() for f in ("dataset_info.json", "state.json"))
+def is_saved(folder: Path, inside: Sequence[Path]) -> bool:
+    """Whether ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote what is inside of it."""
+    of_one = ("dataset_info.json", "state.json")
+    return folder / "dataset_dict.json" in inside or all(folder / name in inside for name in of_one)
 
 
 def parquet(root: Path) -> list[Entry]:
@@ -64,7 +66,7 @@ def parquet(root: Path) -> list[Entry]:
     Raises:
         DataError: No such file, one that is no parquet, no column of images, no rows, or `datasets` is not installed.
     """
-    if not root.exists():
+    if not present(root):
         raise DataError(f"{root} is not a file; expected a parquet file")
     _library(str(root))
     return _entries(str(root), (_Parquet(file, name) for name, file in within(root, PARQUET)))
@@ -117,7 +119,7 @@ def _entries(where: str, tables: Iterable[_Table]) -> list[Entry]:
             texts = first(about, CATEGORY), first(about, REFERENCE), first(about, PROMPT)
             made.append(Entry(f"{table.prefix}/{row}", partial(read, row), *texts))
     if not made:
-        raise DataError(f"{where} has no rows")
+        raise DataError(f"{where} has no rows; expected a row an image")
     return made
 
 
@@ -174,8 +176,18 @@ def _image_bytes(table: _Table, column: str, row: int) -> bytes:
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
-        return ((table.folder or Path()) / cell).read_bytes()
+        return regular(_file(cell, table.folder)).read_bytes()
     raise ValueError("the row has none")
+
+
+def _file(name: str, folder: Path | None) -> Path:
+    """The file that a cell names; of the hub's data, one that its libraries have fetched."""
+    if folder is not None:
+        return kept(named(folder, name), [folder])
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return kept(Path(name), [Path(HF_DATASETS_CACHE), Path(HF_HUB_CACHE)])
 
 
 class _Parquet:
@@ -247,10 +259,9 @@ def _library(source: str) -> Any:
 
 def _attempt(source: str, call: Callable[[], Any]) -> Any:
     """Runs one step of loading; whatever the libraries raise becomes one line that names the source."""
-    from datasets.exceptions import DatasetsError
-
     try:
         return call()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, DatasetsError) as error:
+    except Exception as error:  # each library has errors of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise DataError(f"{source} cannot be loaded: {lines[0] if lines else type(error).__name__}") from None
+        why = lines[0][:300].rstrip(".") if lines else type(error).__name__
+        raise DataError(f"{source} cannot be loaded: {why}; expected what `datasets` can read") from None
