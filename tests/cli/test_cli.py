@@ -21,7 +21,7 @@ def fails(*arguments):
     """Runs a command that must fail with exit code 2 and one line; returns the line."""
     result = runner.invoke(app, list(map(str, arguments)))
     assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("warning:", "["))]
     assert len(lines) == 1 and lines[0].startswith("lesion: "), result.stderr
     return lines[0]
 

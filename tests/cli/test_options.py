@@ -98,7 +98,7 @@ def complaint(*words: str | Path) -> str:
     result = run(*words)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), (result.output, result.exception)
     assert result.stdout == "" and "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("warning:", "["))]
     assert len(lines) == 1 and lines[0].startswith("lesion: "), result.stderr
     return lines[0]
 
@@ -209,7 +209,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Study, "run", interrupted)
     result = run("study")
     assert result.exit_code == 130
-    assert result.stderr.startswith("lesion: interrupted; to go on where this stopped: lesion ")
+    assert result.stderr.startswith("lesion: interrupted; to go on where this stopped: lesion")
 
 
 def test_commands_that_cannot_be_read():
