@@ -18,7 +18,9 @@ from lesion.core.ranking import Ranking
 from lesion.core.sites import parse_layers
 from lesion.data.samples import Sample, load_image
 from lesion.data.sources import Entry, entries
+from lesion.report.fits import check
 from lesion.report.html import Run, report
+from lesion.report.plots import save_figures
 from lesion.study.certificate import Certificate
 from lesion.study.explanation import Explanation
 from lesion.study.options import StudyOptions
@@ -155,6 +157,15 @@ def reported(data: bytes) -> None:
     report([Run.load(path)]).encode()
 
 
+def figures(data: bytes) -> None:
+    """``result.json`` as figures show it."""
+    path = emptied("drawn")
+    (path / RESULT).write_bytes(data)
+    made = Run.load(path)
+    check(made.result)
+    save_figures(made.result, path / "figures")
+
+
 def explanation(data: bytes) -> None:
     """``explanation.json`` of a run directory."""
     read = Explanation.load(put(f"explained/{EXPLANATION}", data).parent)
@@ -255,7 +266,7 @@ def saved(data: bytes) -> None:
 
 
 def image(data: bytes) -> None:
-    """A picture, which may take what the largest that is read does."""
+    """A picture; one that claims to be large takes its room before it is found out."""
     load_image(put("picture.png", data))
 
 
@@ -301,6 +312,7 @@ READERS: Mapping[str, Reader] = {
     "certificate": Reader(certificate, "journal", seeds.certificates, faults=FAULTS["certificate"]),
     "result": Reader(result, "json", seeds.some_results),
     "report": Reader(reported, "json", seeds.some_results, 0.15),
+    "figures": Reader(figures, "json", seeds.some_results, 0.002),
     "explanation": Reader(explanation, "json", seeds.explanations),
     "explained": Reader(explained, "json", seeds.explanations, 0.05),
     "metadata": Reader(metadata, "jsonl", seeds.metadata),

@@ -28,6 +28,7 @@ from tests.fuzz.readers import NESTED, READERS, UNCHECKED, UNDECODED, Reader, co
 
 EXAMPLES = {
     "config": 80, "options": 80, "criterion": 120, "evaluations": 80, "report": 80, "explained": 40, "parquet": 40, "saved": 40,
+    "figures": 20,
 }  # fmt: skip
 USUAL = 300
 """Files for a reader that is quick."""
@@ -159,6 +160,16 @@ FOUND: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a criterion in a file": ("options", lambda: b"criterion: /etc/passwd.yaml", "the criterion by its name or as data"),
     "ten billion layers": ("options", lambda: b"layers: 0-9999999999", "layers is '0-9999999999'; expected numbers and ranges"),
     "NaN": ("report", lambda: changed("report", "curve", 0, "ppl_reference", to=b"NaN"), "a metric is nan"),
+    "a score of 10**30": (
+        "report",
+        lambda: changed("report", "curve", 0, "outcomes", 0, "clip", to=10**30),
+        "an outcome whose clip is 1000000000000000000000000000000",
+    ),
+    "a metric of 10**400": (
+        "report",
+        lambda: changed("report", "curve", 0, "ppl_reference", to=b"1" + b"0" * 400),
+        "a metric is 1000",
+    ),
     "a k* beside the curve": ("report", lambda: changed("report", "k_star", to=77), "k_star is 77, and is not on the curve"),
     "an outcome without an answer": (
         "report",
@@ -195,6 +206,16 @@ FOUND: dict[str, tuple[str, Callable[[], bytes], str]] = {
         "coco-instances",
         lambda: changed("coco-instances", "annotations", 2, "bbox", to=[1]),
         "is not a COCO annotation file",
+    ),
+    "a box of many words": (
+        "coco-instances",
+        lambda: changed("coco-instances", "annotations", 2, "bbox", to=[0, 0, "x", 2**33]),
+        "is not a COCO annotation file: could not convert string to float",
+    ),
+    "an area of 10**400": (
+        "coco-instances",
+        lambda: changed("coco-instances", "annotations", 0, "area", to=b"1" + b"0" * 400),
+        "is not a COCO annotation file: int too large",
     ),
     "brackets in captions": ("coco-captions", deep, "is not JSON"),
     "brackets in a line": ("asked", lambda: deep(b'{"a":', b"}"), "is not JSON"),

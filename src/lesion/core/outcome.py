@@ -123,7 +123,10 @@ class SampleOutcome:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # neither infinite nor NaN
+    """Neither infinite nor NaN, and no whole number that an array cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < (2**53 if isinstance(value, int) else 1e300)
 
 
 _FITS: dict[Any, Callable[[Any], bool]] = {

@@ -70,5 +70,9 @@ def _values(entry: Measured) -> Iterable[Any]:
 
 def _finite(name: str, values: Iterable[Any]) -> None:
     for value in values:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+        if isinstance(value, int) and not isinstance(value, bool):
+            good = abs(value) < 2**53  # an array cannot hold a larger one
+        else:
+            good = value is None or (isinstance(value, float) and math.isfinite(value))
+        if not good:
             raise ValueError(f"a {name} is {short(value)}")

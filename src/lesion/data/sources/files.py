@@ -112,7 +112,7 @@ def coco(source: str) -> list[Entry]:
         raise DataError(f"{folder} is not a folder; expected the folder of COCO's images")
     try:
         made = _coco(folder, instances, Path(parts[2]) if len(parts) == 3 else None)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         what = f"an entry has no {error}" if isinstance(error, KeyError) else f"{error}"
         raise DataError(f"{instances} is not a COCO annotation file: {what}; expected COCO's own entries") from None
     if not made:
@@ -127,7 +127,9 @@ def _coco(folder: Path, instances: Path, captioned: Path | None) -> list[Entry]:
     for note in data["annotations"]:
         sizes = objects.setdefault(note["image_id"], {})
         name, box = names.get(note["category_id"], str(note["category_id"])), note.get("bbox", (0, 0, 0, 0))
-        sizes[name] = max(sizes.get(name, 0.0), float(note.get("area", box[2] * box[3])))
+        # Each by itself: a text times a number would be as long as the number says.
+        size = float(note["area"]) if "area" in note else float(box[2]) * float(box[3])
+        sizes[name] = max(sizes.get(name, 0.0), size)
     captions: dict[Any, str] = {}
     if captioned is not None:
         for note in _coco_file(captioned, ("annotations",))["annotations"]:
