@@ -160,9 +160,6 @@ def test_a_report_on_a_full_disk_leaves_nothing(check: Callable[..., str]):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="study/rundir.py and lock.py leave the folder and its lock where config.yaml cannot be written"
-)
 def test_a_study_on_a_full_disk_leaves_nothing(check: Callable[..., str]):
     check(Case("full", nothing, f"{OUT} run", "No space left on device; ", NO_CLIP, loads=True), full_disk())
 

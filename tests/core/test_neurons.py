@@ -52,7 +52,7 @@ def test_indices_outside_the_site_are_refused():
 def test_fit_refuses_another_model():
     mine = NeuronSet([Neuron(GATE, 3)])
     assert mine.fit(Sites([GATE, DOWN])) == mine
-    with pytest.raises(NeuronSetError, match=r"no gate site at 'a.gate_proj' \(0 others\)"):
+    with pytest.raises(NeuronSetError, match=r"no gate site at 'a.gate_proj' \(0 others\); is"):
         mine.fit(Sites([DOWN]))
     with pytest.raises(NeuronSetError, match="has 51 neurons in this model; the set expects 50"):
         mine.fit(Sites([Site(GATE.path, "language", "gate", 0, 51)]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -44,7 +44,6 @@ class Reader:
         seeds: Makes valid files.
         share: Of the executions, beside the others' (1).
         growth: How many bytes the memory in use may grow by for a file.
-        faults: Known ones, by the kind of failure, with the reason for which they are still there.
     """
 
     read: Callable[[bytes], None]
@@ -52,7 +51,6 @@ class Reader:
     seeds: Callable[[], list[bytes]]
     share: float = 1.0
     growth: int = GROWTH
-    faults: Mapping[str, str] = field(default_factory=dict)
 
     def attempt(self, data: bytes) -> Failure | None:
         """None where the file was read, or refused as it should be."""
@@ -279,37 +277,16 @@ def gguf(data: bytes) -> None:
     assert str(header) and header.lost and header.bits >= 0
 
 
-NESTED = "Journal._entry lets RecursionError pass, which json.loads raises on brackets a thousand deep (core/journal.py)"
-UNCHECKED = (
-    "RunDirectory takes a line of evaluations.jsonl whose checksum is right without a look at what is in it: its key, neurons "
-    "and samples (study/rundir.py: open, evaluation, reading)"
-)
-UNDECODED = "RunDirectory.check lets UnicodeDecodeError pass, which read_text raises on a config.yaml that is no UTF-8"
-_LINES = {
-    f"{error} in {where}": UNCHECKED
-    for error in ("KeyError", "TypeError", "ValueError", "AttributeError", "IndexError", "AssertionError", "OverflowError")
-    for where in (
-        "rundir.py:<dictcomp>", "rundir.py:<listcomp>", "rundir.py:evaluation", "rundir.py:reading", "rundir.py:open",
-        "outcome.py:from_dict", "readers.py:evaluations",
-    )
-}  # fmt: skip
-FAULTS: Mapping[str, Mapping[str, str]] = {
-    "config": {"UnicodeDecodeError in rundir.py:check": UNDECODED},
-    "evaluations": {"RecursionError in journal.py:_read": NESTED, **_LINES},
-    "certificate": {"RecursionError in journal.py:_read": NESTED},
-}
-"""Reader -> known faults; each has a test that is expected to fail, and says so when it no longer does."""
-
 READERS: Mapping[str, Reader] = {
     "neurons": Reader(neurons, "json", seeds.sets),
     "found": Reader(found, "json", seeds.sets),
     "ranking": Reader(ranking, "text", seeds.rankings),
     "coordinates": Reader(coordinates, "text", seeds.words),
-    "config": Reader(config, "yaml", lambda: seeds.configs()[:1], 0.3, faults=FAULTS["config"]),
+    "config": Reader(config, "yaml", lambda: seeds.configs()[:1], 0.3),
     "options": Reader(options, "yaml", seeds.configs, 0.3),
     "criterion": Reader(criterion, "yaml", seeds.criteria, 0.3),
-    "evaluations": Reader(evaluations, "journal", seeds.evaluated, 0.3, faults=FAULTS["evaluations"]),
-    "certificate": Reader(certificate, "journal", seeds.certificates, faults=FAULTS["certificate"]),
+    "evaluations": Reader(evaluations, "journal", seeds.evaluated, 0.3),
+    "certificate": Reader(certificate, "journal", seeds.certificates),
     "result": Reader(result, "json", seeds.some_results),
     "report": Reader(reported, "json", seeds.some_results, 0.15),
     "figures": Reader(figures, "json", seeds.some_results, 0.002),

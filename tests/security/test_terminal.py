@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from lesion.cli.app import app
@@ -36,7 +35,6 @@ def test_errors_steer_nothing(tmp_path: Path):
     assert marks(STEERING) == {"\x1b", "\x07", "\x9b", "\u202e", "\x08", "\r"}
 
 
-@pytest.mark.xfail(strict=True, reason="lesion show prints the texts of a result as they are (src/lesion/cli/show_study.py)")
 def test_a_result_steers_nothing(tmp_path: Path):
     made = results.result(
         samples=2, ks=(0, 1, 2), nll=(0.1, 0.2, 4.0), model=STEERING, verdict=STEERING, notes=[STEERING], command=STEERING,

@@ -77,9 +77,9 @@ def answer(as_json: bool, data: Callable[[], Any], show: Callable[[Console], Non
         made = data()
         typer.echo(made if isinstance(made, str) else json.dumps(made, indent=1))
         return
-    from rich.console import Console
+    from lesion.cli.plain import plain_console
 
-    show(Console())
+    show(plain_console())
 
 
 def quiet_libraries() -> None:

@@ -38,10 +38,13 @@ class RunError(LesionError):
 
 def one_line(text: str) -> str:
     """Text as one line: a line break is a blank, and what no printer shows, such as a turn of direction, is a mark."""
-    if not text.isprintable():
-        text = "".join(character if character.isprintable() else _mark(character) for character in " ".join(text.splitlines()))
-    half = MOST // 2
+    text, half = text if text.isprintable() else printable(" ".join(text.splitlines())), MOST // 2
     return text if len(text) <= MOST else f"{text[:half]} ... {text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Text in which every character that no printer shows is a mark."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _mark(c) for c in text)
 
 
 def _mark(character: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lesion.core.errors import RunError
+from lesion.core.parsing import from_json
 
 _SEPARATOR, _FIELD = b", ", b'"crc": "%s"}'
 
@@ -80,8 +81,12 @@ class Journal:
         try:
             return _read(line.removesuffix(b"\n"))
         except ValueError:
-            where = "a line" if number is None else f"line {number}"
-            raise RunError(f"{self.path}: {where} is damaged; remove it to have it measured again") from None
+            raise self.damaged(number) from None
+
+    def damaged(self, number: int | None = None) -> RunError:
+        """What is raised for a line that says nothing that can be used."""
+        where = "a line" if number is None else f"line {number}"
+        return RunError(f"{self.path}: {where} is damaged; remove it to have it measured again")
 
     def append(self, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
         """Adds a line for each, in one write, on the disk when this returns; all of them or none.
@@ -116,7 +121,7 @@ def _read(line: bytes) -> dict[str, Any]:
     text = line[:-length].removesuffix(_SEPARATOR) + b"}"
     if line[-length:] != _FIELD % _checksum(text):
         raise ValueError
-    return json.loads(text)
+    return from_json(text)
 
 
 def _checksum(text: bytes) -> bytes:

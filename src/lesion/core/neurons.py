@@ -203,7 +203,10 @@ class NeuronSet(HtmlTable):
             if own is None:
                 known = sorted({s.module_name for s in sites if s.role == site.role})
                 some = f"; for example {known[0]}" if known else ""
-                raise NeuronSetError(f"the model has no {site.role} site at {site.module_name!r} ({len(known)} others{some})")
+                raise NeuronSetError(
+                    f"the model has no {site.role} site at {site.module_name!r} ({len(known)} others{some}); "
+                    "is the set another model's?"
+                )
             if own.width != site.width:
                 raise NeuronSetError(f"{site.key} has {own.width} neurons in this model; the set expects {site.width}")
             fitted[own] = indices

@@ -76,7 +76,7 @@ def read_header(path: str | Path) -> Header:
         raise ModelError(f"no file {path}; expected a {SUFFIX} file")
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
-            raise ModelError(f"{path} is no GGUF file: it does not begin with {_MAGIC.decode()}")
+            raise ModelError(f"{path} is no GGUF file: it does not begin with {_MAGIC.decode()}; copy or download it anew")
     if find_spec("gguf") is None:
         raise ModelError(f"{path.name} is a GGUF file, and to read it needs gguf, which is not installed; pip install gguf")
     from gguf import GGUFReader

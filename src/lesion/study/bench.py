@@ -12,7 +12,8 @@ from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.measure import Ablation
 from lesion.ablation.spent import Spent
 from lesion.core.errors import DataError
-from lesion.core.neurons import NeuronSet
+from lesion.core.neurons import MOST, NeuronSet
+from lesion.core.parsing import number_of, text_of
 from lesion.data.samples import Sample, digest
 from lesion.hooks.intervene import Intervention
 from lesion.models.inputs import Answer, Prompt
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lesion.ablation.clip import ClipScorer
     from lesion.core.identity import Identity
     from lesion.core.progress import Progress
+
 
 class Bench:
     """A model on samples.
@@ -78,20 +80,21 @@ class Bench:
     def answers(self) -> dict[str, Answer]:
         """Sample id -> the intact model's own answer; kept in ``answers.json``."""
         key = self.key("answers", digest(list(self.samples.values())))
-        kept = self.run.read_json(rundir.ANSWERS)
-        if kept is None or kept["key"] != key:
-            answers: dict[str, Answer] = {}
-            ids, size = list(self.samples), self.options.batch_size
-            prompts = self.prompts
-            with self.progress.stage("intact answers", len(ids)) as advance:
-                for i in range(0, len(ids), size):
-                    part = ids[i : i + size]
-                    contexts = self.vlm.embed([prompts[id] for id in part])
-                    answers |= dict(zip(part, self.vlm.generate(contexts, self.options.max_new_tokens), strict=True))
-                    advance(len(part))
-            kept = {"key": key, "answers": {id: {"ids": list(a.ids), "text": a.text} for id, a in answers.items()}}
-            self.run.write_json(rundir.ANSWERS, kept)
-        return {id: Answer(tuple(a["ids"]), a["text"]) for id, a in kept["answers"].items()}
+        kept = self.run.read_as(rundir.ANSWERS, lambda data: _answers(data) if data["key"] == key else None)
+        if kept is not None:
+            return kept
+        answers: dict[str, Answer] = {}
+        ids, size = list(self.samples), self.options.batch_size
+        prompts = self.prompts
+        with self.progress.stage("intact answers", len(ids)) as advance:
+            for i in range(0, len(ids), size):
+                part = ids[i : i + size]
+                contexts = self.vlm.embed([prompts[id] for id in part])
+                answers |= dict(zip(part, self.vlm.generate(contexts, self.options.max_new_tokens), strict=True))
+                advance(len(part))
+        written = {id: {"ids": list(a.ids), "text": a.text} for id, a in answers.items()}
+        self.run.write_json(rundir.ANSWERS, {"key": key, "answers": written})
+        return answers
 
     @cached_property
     def targets(self) -> dict[str, Answer]:
@@ -143,3 +146,11 @@ class Bench:
         """The hash of the model and of everything that decides an outcome."""
         common = (self.identity.key, str(self.vlm.model.dtype), self.options.prompt, self.options.max_new_tokens)
         return hashlib.sha256(json.dumps([*common, *parts]).encode()).hexdigest()[:24]
+
+
+def _answers(data: Any) -> dict[str, Answer]:
+    """As ``answers.json`` holds them."""
+    return {
+        text_of(id, "an id"): Answer(tuple(number_of(i, "a token", MOST) for i in a["ids"]), text_of(a["text"], "an answer"))
+        for id, a in data["answers"].items()
+    }

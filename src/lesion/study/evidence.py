@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.result import Blind
 from lesion.study.run import Run
 from lesion.study.searched import Searched
+from lesion.study.session import Session
 
 
 def minimal(run: Run) -> Minimal | None:
@@ -25,11 +27,7 @@ def minimal(run: Run) -> Minimal | None:
     if k_star is not None and k_star > limit:
         session.note(f"k* is above the minimal limit ({limit}); no minimal set was sought")
     if path.exists():
-        kept = session.run.read_json(rundir.MINIMAL)
-        if kept is None:
-            return None
-        members = [NeuronEntry.model_validate(entry).neuron() for entry in kept["neurons"]]
-        return Minimal(NeuronSet(members).fit(session.sites), kept["verified"], kept["tried"])
+        return session.run.read_as(rundir.MINIMAL, lambda data: _minimal(session, data))
     reduced = None if k_star is None or k_star > limit else run.ablation.minimal(run.ranking, k_star)
     session.run.write_json(rundir.MINIMAL, None if reduced is None else {
         "neurons": [NeuronEntry.of(n).model_dump() for n in reduced.neurons], "verified": reduced.verified,
@@ -38,14 +36,18 @@ def minimal(run: Run) -> Minimal | None:
     return reduced
 
 
+def _minimal(session: Session, data: Any) -> Minimal:
+    """As ``minimal.json`` holds it."""
+    members = [NeuronEntry.model_validate(entry).neuron() for entry in data["neurons"]]
+    return Minimal(NeuronSet(members).fit(session.sites), data["verified"], data["tried"])
+
+
 def controls(run: Run) -> list[Control]:
     """Sets of the critical set's size, drawn by chance."""
     session = run.session
-    kept = session.run.read_json(rundir.CONTROLS)
+    kept = session.run.read_as(rundir.CONTROLS, lambda data: [_control(session, entry) for entry in data])
     if kept is not None:
-        return [
-            Control(c["kind"], c["seed"], c["k"], session.run.evaluation(c["evaluation"] or ""), c["decision"]) for c in kept
-        ]
+        return kept
     drawn = run.ablation.controls(
         run.critical, run.ranking, run.importances["activation"], session.options.controls, 1000 * session.options.seed
     )
@@ -55,6 +57,12 @@ def controls(run: Run) -> list[Control]:
         for c in drawn
     ])  # fmt: skip
     return drawn
+
+
+def _control(session: Session, data: Any) -> Control:
+    """As ``controls.json`` holds one."""
+    measured = session.run.evaluation(data["evaluation"] or "")
+    return Control(data["kind"], data["seed"], data["k"], measured, data["decision"])
 
 
 def blind(run: Run) -> Blind | None:

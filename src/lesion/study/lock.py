@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: Another process works there, or the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    lock, there = FileLock(folder / LOCK, timeout=0, thread_local=False), folder.exists()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")  # the other kind of lock does as well
         try:
@@ -49,6 +49,10 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             (folder / OWNER).unlink()
+            if not there and [path.name for path in folder.iterdir()] == [LOCK]:
+                # Nothing came to be in it, as on a full disk.
+                (folder / LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 

@@ -35,9 +35,12 @@ def run_stages(session: Session, own: Ranking | None = None, start: str | None =
 
     Raises:
         OptionError: No stage has the name.
+        RunError: An artefact is damaged.
     """
     check_stage(start)
     made_from: dict[str, dict[str, str]] = session.run.read_json(rundir.STAGES) or {}
+    for stage in STAGES.values():
+        session.run.read_bytes(stage.artefact)  # one that is damaged is found before a stage is made anew
     if start is not None:
         names = list(STAGES)
         for name in names[names.index(start) :]:
@@ -50,6 +53,8 @@ def run_stages(session: Session, own: Ranking | None = None, start: str | None =
             inputs |= trace(session.options, made_from.get("ranking", {}), _digest)
         if (folder / stage.artefact).exists() and made_from.get(stage.name) == inputs:
             continue
+        for name in stage.after:
+            run.get(name)  # what cannot be read is found before anything that was made from it is removed
         if stage.name in made_from:
             _forget(session, stage)  # it was made from something else than is there now
         run.get(stage.name)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lesion.core.errors import RunError
 from lesion.core.evaluation import Evaluation
 from lesion.core.files import write_text
 from lesion.core.journal import Journal, Place
+from lesion.core.neurons import MOST
 from lesion.core.outcome import Likelihood, SampleOutcome, perplexity, pool
+from lesion.core.parsing import from_json, number_of
 from lesion.study.checksums import Checksums
 from lesion.study.lock import LOCK, locked
 from lesion.study.options import StudyOptions
@@ -35,6 +37,10 @@ EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictur
 
 RECENT = 64
 """So many evaluations are kept in memory."""
+
+Made = TypeVar("Made")
+OF_ANOTHER_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What making something of JSON raises where the JSON is of something else."""
 
 
 class RunDirectory:
@@ -59,7 +65,7 @@ class RunDirectory:
         with locked(run.path):
             if not (run.path / CONFIG).exists():
                 write_text(run.path / CONFIG, options.to_yaml())
-            run._places = {entry["key"]: place for place, entry in run._journal.places(mend=True)}
+            run._places = {run._key(entry): place for place, entry in run._journal.places(mend=True)}
             run._checksums = Checksums(run.path, mend=True)
             yield run
 
@@ -73,7 +79,7 @@ class RunDirectory:
             raise RunError(f"{self.path} is a file; expected a folder, or a name that is not there yet")
         config = self.path / CONFIG
         if config.exists():
-            held, new = StudyOptions.from_yaml(config.read_text(), str(config)).question(), options.question()
+            held, new = StudyOptions.from_yaml(config.read_bytes(), str(config)).question(), options.question()
             # A name makes no other model: where a manifest says what the model was, its identity is compared (check_same).
             named = {"model"} if (self.path / MANIFEST).exists() else set()
             differing = [name for name in new if held[name] != new[name] and name not in named]
@@ -89,15 +95,28 @@ class RunDirectory:
     # -- evaluations -------------------------------------------------------------------------------------------------
     def evaluation(self, key: str) -> Evaluation | None:
         """What was measured under a key; None where nothing was."""
-        if key not in self._places:
-            return None
-        line = self._line(self._places[key])
-        return Evaluation(line["neurons"], tuple(SampleOutcome.from_dict(sample) for sample in line["samples"]), key)
+        return self._measured(key, lambda line: Evaluation(
+            number_of(line["neurons"], "neurons", MOST), tuple(map(SampleOutcome.from_dict, line["samples"])), key
+        ))  # fmt: skip
 
     def reading(self, key: str) -> list[Likelihood] | None:
         """How likely the reference answers were under a key, where nothing else was measured."""
-        place = self._places.get(_reading(key))
-        return None if place is None else [Likelihood(**sample["reference"]) for sample in self._line(place)["samples"]]
+        return self._measured(_reading(key), _references)
+
+    def _measured(self, key: str, make: Callable[[dict[str, Any]], Made]) -> Made | None:
+        """What a line says; None where there is none."""
+        if key not in self._places:
+            return None
+        try:
+            return make(self._line(self._places[key]))
+        except OF_ANOTHER_SHAPE:
+            raise self._journal.damaged() from None
+
+    def _key(self, entry: Any) -> str:
+        key = entry.get("key") if isinstance(entry, dict) else None
+        if not isinstance(key, str):
+            raise self._journal.damaged()
+        return key
 
     def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
         """Appends a line for each, in one write."""
@@ -122,10 +141,13 @@ class RunDirectory:
 
     def measured(self) -> list[tuple[int, float | None]]:
         """Of every set that was measured, in the order of the file: how many neurons, and the perplexity of the references."""
-        return [
-            (entry["neurons"], perplexity(pool([Likelihood(**sample["reference"]) for sample in entry["samples"]])))
-            for _, entry in self._journal.places()
-        ]
+        try:
+            return [
+                (number_of(entry["neurons"], "neurons", MOST), perplexity(pool(_references(entry))))
+                for _, entry in self._journal.places()
+            ]
+        except OF_ANOTHER_SHAPE:
+            raise self._journal.damaged() from None
 
     # -- files -------------------------------------------------------------------------------------------------------
     @cached_property
@@ -155,9 +177,32 @@ class RunDirectory:
         """
         data = self.read_bytes(name)
         try:
-            return None if data is None else json.loads(data)
+            return None if data is None else from_json(data)
         except ValueError:
-            raise RunError(f"{self.path / name} is damaged; delete it to have it made again") from None
+            raise self._damaged(name) from None
+
+    def read_as(self, name: str, make: Callable[[Any], Made]) -> Made | None:
+        """What a JSON file of the run holds; None if it is not there, or holds null.
+
+        Args:
+            name: The file.
+            make: Makes it of the JSON.
+
+        Raises:
+            RunError: It is there and is not what was written, or of another shape.
+        """
+        data = self.read_json(name)
+        try:
+            return None if data is None else make(data)
+        except OF_ANOTHER_SHAPE:
+            raise self._damaged(name) from None
+
+    def _damaged(self, name: str) -> RunError:
+        return RunError(f"{self.path / name} is damaged; delete it to have it made again")
+
+
+def _references(entry: dict[str, Any]) -> list[Likelihood]:
+    return [Likelihood.from_dict(sample["reference"]) for sample in entry["samples"]]
 
 
 def _reading(key: str) -> str:

@@ -119,8 +119,10 @@ class Session(Bench):
         complaint = examine(vlm, samples[0], options.prompt).complaint
         if complaint:
             note(f"this model fails lesion's self-check ({complaint}); `lesion doctor {options.model}` shows all of it")
-        with RunDirectory.open(folder, options) as run, computing(options.threads), vlm.prepared():
-            session = cls(options, vlm, identity, everything, halves, clip, run, progress, collected)
+        session = cls(options, vlm, identity, everything, halves, clip, RunDirectory(folder), progress, collected)
+        if not (folder / rundir.CONFIG).exists():
+            _ = session.prompts  # what is wrong with one is said before the directory is made
+        with RunDirectory.open(folder, options) as session.run, computing(options.threads), vlm.prepared():
             session.write_manifest(finished=False)
             yield session
             session.write_manifest(finished=True)

@@ -80,10 +80,9 @@ def ranking(run: Run) -> Ranking:
 def curve(run: Run) -> Curve:
     """What masking the top k does, for growing k."""
     session, ranked = run.session, run.ranking
-    kept = session.run.read_json(rundir.CURVE)
-    if kept is not None and all(session.run.evaluation(p["evaluation"]) is not None for p in kept["points"]):
-        points = [e for p in kept["points"] if (e := session.run.evaluation(p["evaluation"])) is not None]
-        return Curve(points, kept["chance"])
+    kept = session.run.read_as(rundir.CURVE, lambda data: _curve(session, data))
+    if kept is not None:
+        return kept
     limit = session.options.max_k
     if limit is not None and limit > len(ranked):
         raise OptionError(f"max_k is {limit}; the ranking has {len(ranked):,} neurons")
@@ -95,15 +94,26 @@ def curve(run: Run) -> Curve:
     return swept
 
 
+def _curve(session: Session, data: Any) -> Curve | None:
+    """As ``curve.json`` holds it; None where an evaluation of it is gone."""
+    points = [session.run.evaluation(point["evaluation"]) for point in data["points"]]
+    measured = [point for point in points if point is not None]
+    return Curve(measured, data["chance"]) if len(measured) == len(points) else None
+
+
 def collapse(run: Run) -> Collapse:
     """Stage 1, k*, and how sure they are."""
-    options, kept = run.session.options, run.session.run.read_json(rundir.COLLAPSE)
+    options, kept = run.session.options, run.session.run.read_as(rundir.COLLAPSE, _collapse)
     if kept is not None:
-        kept |= {name: tuple(kept[name]) for name in ("collapsed", "undecided", "k_star_ci")}
-        return Collapse(**kept)
+        return kept
     collapsed = detect_collapse(run.curve, options.seed, options.rule())
     run.session.run.write_json(rundir.COLLAPSE, asdict(collapsed))
     return collapsed
+
+
+def _collapse(data: Any) -> Collapse:
+    """As ``collapse.json`` holds it."""
+    return Collapse(**data | {name: tuple(data[name]) for name in ("collapsed", "undecided", "k_star_ci")})
 
 
 def result(run: Run) -> Result:

@@ -55,7 +55,7 @@ class Unfinished(BaseModel):
         config = folder / rundir.CONFIG
         if not config.is_file():
             raise RunError(f"{path} holds no study ({rundir.CONFIG} is missing); expected the run directory of a study")
-        options = StudyOptions.from_yaml(config.read_text(), str(config))
+        options = StudyOptions.from_yaml(config.read_bytes(), str(config))
         run = RunDirectory(folder)
         about: dict[str, Any] = run.read_json(rundir.MANIFEST) or {}
         collapse: dict[str, Any] = run.read_json(rundir.COLLAPSE) or {}
