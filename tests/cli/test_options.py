@@ -256,7 +256,7 @@ def test_from_a_stage_on(tmp_path: Path):
     again = run("study", "--out", folder, "--from", "collapse", *SMALL)
     assert again.exit_code == 0, again.output
     new = {name for name, number in files().items() if number != before[name]}
-    assert new == {"collapse", "minimal", "controls", "blind", "search", "result"}
+    assert new == {"collapse", "confirmed", "minimal", "controls", "blind", "search", "result"}
     assert (folder / "report.html").read_text() == report
 
 

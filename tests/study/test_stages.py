@@ -61,7 +61,8 @@ def evaluations(run: Path) -> int:
 
 def test_every_stage_writes_what_it_says(whole: Path):
     assert list(STAGES) == [
-        "answers", "importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "search", "result",
+        "answers", "importance", "ranking", "curve", "collapse", "confirmed", "minimal", "controls", "blind", "search",
+        "result",
     ]  # fmt: skip
     names = {p.name for p in whole.iterdir()} - {LOCK, checksums.FILE}
     assert names == {stage.artefact for stage in STAGES.values()} | {

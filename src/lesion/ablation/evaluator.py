@@ -51,6 +51,7 @@ class Evaluator:
         batch_size: Samples at a time; does not change the result but for rounding.
         statistics: Those that the requests' interventions need.
         spent: Is added to.
+        alone: One sample at a time, whatever the batch size.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Evaluator:
         batch_size: int,
         statistics: Statistics | None = None,
         spent: Spent | None = None,
+        alone: bool = False,
     ) -> None:
         self.vlm, self.samples, self.prompts = vlm, list(samples), list(prompts)
         self.intact, self.references, self.clip = list(intact), list(references), clip
         self.replies = MaskedReplies(
-            vlm, self.prompts, self.intact, self.references, max_new_tokens, batch_size, statistics or {}, spent
+            vlm, self.prompts, self.intact, self.references, max_new_tokens, batch_size, statistics or {}, spent, alone
         )
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None

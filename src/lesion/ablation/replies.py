@@ -101,6 +101,7 @@ class MaskedReplies:
         batch_size: Rows at a time; does not change the result but for rounding.
         statistics: Those that the interventions need.
         spent: Is added to.
+        alone: One row at a time, so that no other decides in which order sums are added.
         kept: So many bytes of what the intact model computed are kept, and so many of what masked ones read before they answer.
     """
 
@@ -114,14 +115,15 @@ class MaskedReplies:
         batch_size: int,
         statistics: Statistics,
         spent: Spent | None = None,
+        alone: bool = False,
         kept: int = KEPT,
     ) -> None:
         self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
-        self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, batch_size, statistics
+        self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, 1 if alone else batch_size, statistics
         self.spent = Spent() if spent is None else spent
         # What a masked pass keeps of a sample is small beside what was kept of it when it was scored.
-        self._reading = self._writing = batch_size
-        if vlm.engine.layers:
+        self._reading = self._writing = self.batch_size
+        if vlm.engine.layers and not alone:
             self._reading *= _WIDER if vlm.wide else 1
             self._writing = max(self._reading, min(_WRITING * batch_size, self._fit(kept)))
         self._budget = kept

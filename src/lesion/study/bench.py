@@ -111,6 +111,7 @@ class Bench:
         samples: Sequence[Sample] | None = None,
         intervention: Intervention | None = None,
         importances: Importances | None = None,
+        alone: bool = False,
     ) -> Ablation:
         """What masks do.
 
@@ -118,6 +119,7 @@ class Bench:
             samples: On which; default: those to measure on.
             intervention: Default: the options'.
             importances: Hold the scorers of the statistics that the intervention needs (:mod:`lesion.study.statistics`).
+            alone: One sample at a time, whatever the batch size.
 
         Raises:
             OptionError: A statistic of a site was not measured.
@@ -130,7 +132,7 @@ class Bench:
             return Evaluator(
                 self.vlm, chosen, [self.prompts[i] for i in ids], [self.answers[i] for i in ids],
                 [self.targets[i] for i in ids], self.clip, options.max_new_tokens, options.batch_size, statistics,
-                self.spent,
+                self.spent, alone,
             )  # fmt: skip
 
         clip, data, values = self.clip.name if self.clip else None, digest(chosen), digest_of(statistics)
@@ -138,7 +140,7 @@ class Bench:
         def key(neurons: NeuronSet) -> str:
             # Without neurons it is the intact model, whatever would become of them.
             what = ("intact", "") if not len(neurons) else (act.id, values)
-            return self.key("mask", neurons.digest, *what, data, options.target, clip)
+            return self.key("mask", neurons.digest, *what, data, options.target, clip, *(["alone"] if alone else []))
 
         return Ablation(evaluator, act, options.rule(), key, self.run, self.progress)
 

@@ -11,6 +11,7 @@ from lesion.ablation.minimal import Minimal
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
 from lesion.core.metrics import METRICS
+from lesion.study.confirmed import Confirmed
 from lesion.study.entries import control_entry, criterion_entries, example_entries, point_entry, sample_entries
 from lesion.study.health import complaints, near_copies
 from lesion.study.listing import Listing
@@ -40,6 +41,7 @@ class Findings:
         listing: The ranking, and what is known of it.
         curve: Of the ranking's prefixes.
         collapse: What it says.
+        confirmed: k* measured again, one sample at a time; None without a collapse.
         minimal: None where none was sought.
         controls: Sets of the same size.
         blind: What the ranking does not see; None where nothing was looked at.
@@ -50,6 +52,7 @@ class Findings:
     listing: Listing
     curve: Curve
     collapse: Collapse
+    confirmed: Confirmed | None
     minimal: Minimal | None
     controls: Sequence[Control]
     blind: Blind | None = None
@@ -92,7 +95,7 @@ class Findings:
                 list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
             ),
             chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
-            complaints=self.complaints, blind=self.blind, searched=self.searched, notes=session.notes,
+            complaints=self.complaints, confirmed=self.confirmed, blind=self.blind, searched=self.searched, notes=session.notes,
             handful=verdict.is_handful, verdict=" ".join(sentences),
             command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
             run=str(session.run.path),
@@ -109,6 +112,8 @@ class Findings:
                 session.note(f"the intact model's {label} is itself at chance, so collapse is judged without it")
             elif session.clip is not None:  # without a CLIP model that was noted when none was loaded
                 session.note(f"{label} was not measured, so collapse is judged without it")
+        for warning in () if self.confirmed is None else self.confirmed.warnings(session.options.batch_size):
+            session.note(warning)
         smaller = [k for k in collapse.undecided if k < (collapse.k_star or 0)]
         if smaller:
             need = f"; about {collapse.samples_needed:,} samples would" if collapse.samples_needed else ""

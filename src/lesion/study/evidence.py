@@ -1,4 +1,4 @@
-"""The stages behind a collapse: the minimal set, the controls, what the ranking does not see, and the measured search."""
+"""The stages behind a collapse: k* confirmed, the minimal set, controls, what the ranking does not see, the measured search."""
 
 from __future__ import annotations
 
@@ -9,15 +9,38 @@ from pydantic import ValidationError
 
 from lesion.ablation.measure import Control
 from lesion.ablation.minimal import Minimal
+from lesion.core.criterion import Baseline, decide
 from lesion.core.neurons import NeuronSet
 from lesion.study import measured_search, rundir
 from lesion.study.blind import Looked, look
+from lesion.study.confirmed import Confirmed, ConfirmedPoint
 from lesion.study.measured_search import Ground
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.result import Blind
 from lesion.study.run import Run
 from lesion.study.searched import Searched
 from lesion.study.session import Session
+
+
+def confirmed(run: Run) -> Confirmed | None:
+    """k* and the k before it, measured again with one row in a pass; None without a collapse."""
+    session, k_star = run.session, run.collapse.k_star
+    if (session.run.path / rundir.CONFIRMED).exists():
+        return session.run.read_as(rundir.CONFIRMED, Confirmed.model_validate)
+    found = None
+    if k_star is not None:
+        ks = [k for k in run.curve.ks if 0 < k <= k_star][-2:]
+        alone, along = run.ablate(alone=True), Baseline(run.curve.intact, run.curve.chance)
+        points = []
+        with session.progress.stage("confirming k*", len(ks)) as advance:
+            for k in ks:
+                again = alone(run.ranking.top(k))
+                before = decide(session.options.rule(), along, run.curve.at(k))
+                points.append(ConfirmedPoint(k=k, curve=before, alone=alone.decide(again), evaluation=again.key))
+                advance(1)
+        found = Confirmed(points=points)
+    session.run.write_json(rundir.CONFIRMED, None if found is None else found.model_dump())
+    return found
 
 
 def minimal(run: Run) -> Minimal | None:

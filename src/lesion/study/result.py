@@ -18,6 +18,7 @@ from lesion.core.outcome import SampleOutcome
 from lesion.core.sites import Site
 from lesion.core.tables import escape, to_frame
 from lesion.study.checksums import read_checked
+from lesion.study.confirmed import Confirmed
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.measured import Measured, Metrics
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
@@ -165,6 +166,7 @@ class Result(BaseModel):
     chance_clip: list[float] | None = Field(description="each measured sample's CLIP score at chance level")
     seed: int
     complaints: list[str] = Field(description="why the intact model does not work on this data; empty where it does")
+    confirmed: Confirmed | None = Field(None, description="k* measured again, one sample at a time; None without a collapse")
     blind: Blind | None = Field(None, description="where the gradient does not see what masking does; None where not looked at")
     searched: Searched | None = Field(None, description="what measuring sets found; None where that was not asked for")
     notes: list[str] = Field(description="everything a reader should know before believing it")
@@ -240,6 +242,9 @@ class Result(BaseModel):
         if self.k_star is None:
             return [f"No k up to {self.largest_k:,} of {self.neurons_total:,} collapses the model and stays collapsed."]
         lines = [f"k* = {self.k_star:,}; {self.collapse.interval()}."]
+        if self.confirmed is not None and self.confirmed.holds:
+            ks = " and ".join(f"k = {point.k:,}" for point in self.confirmed.points)
+            lines.append(f"Measured again one sample at a time: {ks}, with the same outcome.")
         for kind in by_kind(self.controls).values():
             if kind.bound is not None:
                 bound = f"{100 * kind.bound:.0f} %"

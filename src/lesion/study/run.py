@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from lesion.ablation.measure import Ablation
@@ -56,9 +57,11 @@ class Run:
         critical.identity = self.session.identity
         return critical
 
-    @property
+    @cached_property
     def ablation(self) -> Ablation:
-        if "ablation" not in self._made:
-            act = self.session.options.intervention()
-            self._made["ablation"] = self.session.ablation(None, act, self.importances if act.needs else {})
-        return self._made["ablation"]
+        return self.ablate()
+
+    def ablate(self, alone: bool = False) -> Ablation:
+        """What masks do, by the study's own intervention; with one sample at a time, where that is asked for."""
+        act = self.session.options.intervention()
+        return self.session.ablation(None, act, self.importances if act.needs else {}, alone)

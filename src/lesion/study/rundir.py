@@ -29,9 +29,9 @@ from lesion.study.options import StudyOptions
 
 CONFIG, MANIFEST, RESULT, STAGES = "config.yaml", "manifest.json", "result.json", "stages.json"
 ANSWERS, IMPORTANCE, RANKING, CURVE = "answers.json", "importance.safetensors", "ranking.csv", "curve.json"
-COLLAPSE, MINIMAL, CONTROLS, CRITICAL = "collapse.json", "minimal.json", "controls.json", "critical.json"
+COLLAPSE, CONFIRMED, MINIMAL, CONTROLS = "collapse.json", "confirmed.json", "minimal.json", "controls.json"
 BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
-EXPLANATION, FOUND = "explanation.json", "found.json"
+CRITICAL, EXPLANATION, FOUND = "critical.json", "explanation.json", "found.json"
 EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictures", "report.html"
 
 

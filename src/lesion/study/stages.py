@@ -1,7 +1,7 @@
 """The stages of a study: each a function that reads what the stages before it left behind, and writes one artefact.
 
-``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``minimal``, ``controls``, ``blind``, ``search`` ->
-``result``
+``answers`` -> ``importance`` -> ``ranking`` -> ``curve`` -> ``collapse`` -> ``confirmed``, ``minimal``, ``controls``,
+``blind``, ``search`` -> ``result``
 
 A stage whose artefact is there, made from what is there now, is not run again. So a study that was killed goes on where it
 stopped; ``--from STAGE`` makes a stage and those behind it anew; and a file that is replaced by hand (a ``ranking.csv`` of
@@ -22,7 +22,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.study import rundir
 from lesion.study.conclusion import Findings, warn_of_the_intact_model
-from lesion.study.evidence import blind, controls, minimal, search
+from lesion.study.evidence import blind, confirmed, controls, minimal, search
 from lesion.study.importances import importances as score_all
 from lesion.study.importances import note_unscored, rankable, study_scorers
 from lesion.study.listing import Listing
@@ -125,7 +125,7 @@ def result(run: Run) -> Result:
         found.save(run.session.run.path / rundir.FOUND)
     findings = Findings(
         run.session, Listing(run.session.vlm, run.importances, run.ranking, run.critical), run.curve, run.collapse,
-        run.get("minimal"), run.get("controls"), run.get("blind"), searched,
+        run.get("confirmed"), run.get("minimal"), run.get("controls"), run.get("blind"), searched,
     )  # fmt: skip
     answer = findings.conclude()
     run.session.run.write_json(rundir.RESULT, answer.model_dump())
@@ -140,13 +140,14 @@ STAGES: dict[str, Stage] = {
         Stage("ranking", rundir.RANKING, ("importance",), ranking),
         Stage("curve", rundir.CURVE, ("answers", "importance", "ranking"), curve),
         Stage("collapse", rundir.COLLAPSE, ("curve",), collapse),
+        Stage("confirmed", rundir.CONFIRMED, ("importance", "ranking", "curve", "collapse"), confirmed),
         Stage("minimal", rundir.MINIMAL, ("importance", "ranking", "collapse"), minimal),
         Stage("controls", rundir.CONTROLS, ("importance", "ranking", "collapse"), controls),
         Stage("blind", rundir.BLIND, ("importance", "ranking", "curve", "collapse", "minimal"), blind),
         Stage("search", rundir.SEARCH, ("importance", "ranking"), search),
         Stage(
             "result", rundir.RESULT,
-            ("importance", "ranking", "curve", "collapse", "minimal", "controls", "blind", "search"), result,
+            ("importance", "ranking", "curve", "collapse", "confirmed", "minimal", "controls", "blind", "search"), result,
         ),
     )
 }
