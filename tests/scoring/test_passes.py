@@ -124,6 +124,7 @@ def test_scorers_that_read_activations_alone_run_no_backward_pass_and_give_the_s
         np.testing.assert_array_equal(alone["activation"].consistency(site), shared["activation"].consistency(site))
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the embeddings need no gradient, and the hook only counts
 def test_what_a_pass_costs_is_what_is_said():
     """Each scorer by itself, on one sample: forward and backward passes counted, beside what the table of scorers says."""
     for name, scorer in SCORERS.items():
