@@ -31,12 +31,11 @@ def paper(
 ) -> None:
     """Run every experiment of the paper, and the checks that it lacks: tables, figures, one summary. Run again to resume."""
     quiet_libraries()
-    from rich.console import Console
-
+    from lesion.cli.plain import plain_console
     from lesion.cli.show_paper import show_paper
     from lesion.paper import paper as run
     from lesion.paper.run import MODELS
 
     options |= {"per_category": per_category, "expect": expect}
     options = {name: value for name, value in options.items() if value is not None}
-    show_paper(run(models or MODELS, out, quick, listener(log_json), **options), Console())
+    show_paper(run(models or MODELS, out, quick, listener(log_json), **options), plain_console())
