@@ -13,7 +13,8 @@ import torch
 from benchmarks.peers import Hooks, Loop, Measured, Nnsight, zeroed
 from benchmarks.timing import Row, compare, row, seconds
 from lesion.ablation.evaluator import Evaluator
-from lesion.ablation.replies import Request
+from lesion.ablation.replies import MaskedReplies
+from lesion.ablation.units import Request
 from lesion.core.evaluation import Evaluation
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
@@ -72,7 +73,8 @@ class Bench:
         return Ranking(score(self.vlm.model, sites, self.vlm.batches(self.prompts, self.answers, 8), scorer)[scorer], sites)
 
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.vlm, self.samples, self.prompts, self.answers, self.answers, None, self.longest, 16)
+        replies = MaskedReplies(self.vlm, self.prompts, self.answers, self.answers, self.longest, 16)
+        return Evaluator(self.vlm, self.samples, self.answers, None, replies)
 
 
 Sides = tuple[Callable[[], Any], Callable[[], Any]]

@@ -19,6 +19,7 @@ import torch
 from benchmarks.cases import Bench
 from benchmarks.timing import machine, seconds
 from lesion.ablation.evaluator import Evaluator
+from lesion.ablation.replies import MaskedReplies
 from lesion.core.neurons import NeuronSet
 from lesion.core.sites import Sites
 from lesion.models.inputs import Answer
@@ -122,13 +123,11 @@ def masking(bench: Bench, floor: Floor, turns: int) -> Iterator[Point]:
 
     def point(against: str, value: int, count: int, neurons: NeuronSet, longest: int) -> Point:
         answers = _answers(bench, longest)[:count]
-        evaluator = Evaluator(
-            vlm, bench.samples[:count], bench.prompts[:count], answers, answers, None, longest, max(count, _MOST)
-        )
+        replies = MaskedReplies(vlm, bench.prompts[:count], answers, answers, longest, max(count, _MOST))
+        evaluator, spent = Evaluator(vlm, bench.samples[:count], answers, None, replies), replies.spent
         evaluator(neurons)
-        before = (evaluator.replies.spent.tokens, evaluator.replies.spent.accepted)
+        before = (spent.tokens, spent.accepted)
         evaluator(neurons)
-        spent = evaluator.replies.spent
         # What was not read in the reference is written, and read by the intact model.
         written = (spent.tokens - before[0]) - (spent.accepted - before[1])
         first = min(site.layer for site in neurons.sites)

@@ -9,7 +9,7 @@ from benchmarks.memory import memory, peak
 from benchmarks.peers import Hooks
 from benchmarks.searching import searching
 from benchmarks.timing import compare, row
-from lesion.ablation.replies import Request
+from lesion.ablation.units import Request
 from lesion.core.neurons import NeuronSet
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lesion.ablation.evaluator import Evaluator
+from lesion.ablation.replies import MaskedReplies
 from lesion.core.metrics import summarise
 from lesion.core.neurons import Neuron, NeuronSet
 from tests import tiny_models
@@ -19,7 +20,7 @@ def evaluator(vlm, count=4, clip=None, batch_size=2, samples=None):
     samples = samples or tiny_models.samples(count)
     prompts = [vlm.prompt(s, PROMPT) for s in samples]
     intact = vlm.generate(vlm.embed(prompts), 8)
-    return Evaluator(vlm, samples, prompts, intact, intact, clip, max_new_tokens=8, batch_size=batch_size)
+    return Evaluator(vlm, samples, intact, clip, MaskedReplies(vlm, prompts, intact, intact, 8, batch_size))
 
 
 def gates(vlm, count=20, component="language"):
@@ -34,7 +35,7 @@ def test_ppl_reference_is_the_models_own_loss(vlm):
 
     for neurons in (NeuronSet(), gates(vlm)):
         [outcome] = measure(neurons).outcomes
-        inputs, ids = dict(measure.prompts[0].inputs), torch.tensor([measure.intact[0].ids])
+        inputs, ids = dict(vlm.prompt(measure.samples[0], PROMPT).inputs), torch.tensor([measure.intact[0].ids])
         length = inputs["input_ids"].shape[1]
         inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

@@ -10,7 +10,7 @@ import pytest
 
 from lesion.ablation.controls import KINDS, register_control
 from lesion.ablation.measure import Ablation, Entry
-from lesion.ablation.replies import Request
+from lesion.ablation.units import Request
 from lesion.core.criterion import CRITERIA
 from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesion.ablation.replies import MaskedReplies, Request, Said
+from lesion.ablation.replies import MaskedReplies, Said
+from lesion.ablation.units import Request
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.outcome import Likelihood
 from lesion.hooks.intervene import ClassMean, Constant, Scale, Zero, mask
@@ -163,7 +164,7 @@ def test_what_the_layers_below_gave_is_taken_bit_for_bit(begun):
     vlm = vlm_of("llava")
     same_image = SAMPLES[:1] * 4
     entering, whole = ask(vlm, samples=same_image), ask(vlm, samples=same_image)
-    whole._first_layer = lambda request: 0
+    whole.grouping.first_layer = lambda request: 0
     last = len(vlm.engine.layers) - 1
     for request in requests(vlm, 4, first_layer=last):
         for a, b in zip(together(entering, [request])[0], together(whole, [request])[0], strict=True):

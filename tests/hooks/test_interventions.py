@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lesion.ablation.evaluator import Evaluator
-from lesion.ablation.replies import Request
+from lesion.ablation.replies import MaskedReplies
+from lesion.ablation.units import Request
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.hooks.intervene import (
@@ -250,7 +251,7 @@ def test_an_evaluation_with_a_mean_that_was_not_measured_is_refused():
     samples = tiny_models.samples(1)
     prompts = [vlm.prompt(s, "What do you see?") for s in samples]
     intact = vlm.generate(vlm.embed(prompts), 4)
-    measure = Evaluator(vlm, samples, prompts, intact, intact, None, 4, 1)
+    measure = Evaluator(vlm, samples, intact, None, MaskedReplies(vlm, prompts, intact, intact, 4, 1))
     neurons = NeuronSet([Neuron(vlm.sites.select("language", "gate")[0], 0)])
     with pytest.raises(OptionError, match=r"needs the mean of .*; it was not measured"):
         measure.many([Request(neurons, Mean())])

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from lesion.ablation.evaluator import Evaluator
+from lesion.ablation.replies import MaskedReplies
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import ClassMean, mask
@@ -228,7 +229,8 @@ def test_class_means_go_to_the_tokens_of_their_class(family):
     vlm, prompts, answers = answered(family)
     site = vlm.sites.select("language", "down")[0]
     means = {site.key: torch.arange(3 * site.width).reshape(3, site.width).float().numpy()}  # first, image, text
-    measure = Evaluator(vlm, SAMPLES, prompts, answers, answers, None, 6, 2, {"class-mean": means})
+    replies = MaskedReplies(vlm, prompts, answers, answers, 6, 2, {"class-mean": means})
+    measure = Evaluator(vlm, SAMPLES, answers, None, replies)
     seen: list[torch.Tensor] = []
     network = vlm.model.get_submodule(site.path.rpartition(".")[0])  # gives what its down-projection gives, masked
     handle = network.register_forward_hook(lambda m, a, out: seen.append(out[..., 2].clone()))

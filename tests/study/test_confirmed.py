@@ -10,6 +10,7 @@ import pytest
 from lesion import Study
 from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.measure import Ablation
+from lesion.ablation.replies import MaskedReplies
 from lesion.core.criterion import FunctionCriterion
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import load_samples
@@ -50,7 +51,8 @@ def test_every_row_goes_through_the_model_by_itself(vlm: VisionLanguageModel, mo
     for alone in (False, True):
         rows = seen[alone] = set()
         handle = vlm.model.get_submodule("lm_head").register_forward_pre_hook(lambda _, args, rows=rows: rows.add(len(args[0])))
-        Evaluator(vlm, images, prompts, intact, intact, None, 2, 4, alone=alone)(masked)
+        replies = MaskedReplies(vlm, prompts, intact, intact, 2, 4, alone=alone)
+        Evaluator(vlm, images, intact, None, replies)(masked)
         handle.remove()
     assert seen[True] == {1} and max(seen[False]) == 4
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from lesion.ablation.clip import ClipScorer
-from lesion.ablation.replies import MaskedReplies, Request, Said
-from lesion.ablation.spent import Spent
+from lesion.ablation.replies import MaskedReplies, Said
+from lesion.ablation.units import Request
 from lesion.core.errors import OptionError
 from lesion.core.evaluation import Evaluation
 from lesion.core.modes import mode_of, not_text, repeated_ngrams, token_agreement, yes_or_no
@@ -14,12 +15,9 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.core.sites import Site
 from lesion.data.samples import Sample
-from lesion.hooks.intervene import INTERVENTIONS, Intervention, Statistics, Zero
+from lesion.hooks.intervene import INTERVENTIONS, Intervention, Zero
 from lesion.models.inputs import Answer, Prompt
 from lesion.models.vlm import VisionLanguageModel
-
-_AHEAD = 4
-"""So many questions are asked before the first is answered: more would mostly be idle ones."""
 
 
 def usable_masks(vlm: VisionLanguageModel, sites: Iterable[Site]) -> tuple[str, ...]:
@@ -34,58 +32,79 @@ def usable_masks(vlm: VisionLanguageModel, sites: Iterable[Site]) -> tuple[str, 
     return tuple(usable)
 
 
+class Replies(Protocol):
+    """What answers requests, on samples that it knows; :class:`~lesion.ablation.replies.MaskedReplies` is one."""
+
+    @property
+    def together(self) -> int:
+        """How many requests are answered together."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many requests cost little more than one."""
+        ...
+
+    def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
+        """What was said of each sample, by a request's place."""
+        ...
+
+    def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
+        """How likely the reference answers are; ``hold`` where :meth:`__call__` will be asked the same."""
+        ...
+
+    def tokens(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Sequence[float]]]]:
+        """The negative log-likelihood of each token of the reference answers, in nats."""
+        ...
+
+
 class Evaluator:
     """Measures what masks do, on samples whose intact answers are known.
-
-    The embeddings that the language model is given are computed once a sample; a mask that touches other parts has them
-    computed anew.
 
     Args:
         vlm: The model.
         samples: On what it is measured.
-        prompts: The samples' processed prompts.
         intact: The intact model's own answers.
-        references: The answers whose likelihood is ``ppl_reference``: the intact ones, or given texts.
         clip: None for no CLIP score.
-        max_new_tokens: Longest answer.
-        batch_size: Samples at a time; does not change the result but for rounding.
-        statistics: Those that the requests' interventions need.
-        spent: Is added to.
-        alone: One sample at a time, whatever the batch size.
+        replies: Answers requests about these samples.
     """
 
     def __init__(
         self,
         vlm: VisionLanguageModel,
         samples: Sequence[Sample],
-        prompts: Sequence[Prompt],
         intact: Sequence[Answer],
-        references: Sequence[Answer],
         clip: ClipScorer | None,
-        max_new_tokens: int,
-        batch_size: int,
-        statistics: Statistics | None = None,
-        spent: Spent | None = None,
-        alone: bool = False,
+        replies: Replies,
     ) -> None:
-        self.vlm, self.samples, self.prompts = vlm, list(samples), list(prompts)
-        self.intact, self.references, self.clip = list(intact), list(references), clip
-        self.replies = MaskedReplies(
-            vlm, self.prompts, self.intact, self.references, max_new_tokens, batch_size, statistics or {}, spent, alone
-        )
+        self.vlm, self.samples, self.intact, self.clip, self.replies = vlm, list(samples), list(intact), clip, replies
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
         self._intact_clip = clip.score(self.samples, texts) if clip else None
 
+    @classmethod
+    def of(
+        cls,
+        vlm: VisionLanguageModel,
+        samples: Sequence[Sample],
+        prompts: Sequence[Prompt],
+        intact: Sequence[Answer],
+        references: Sequence[Answer],
+        clip: ClipScorer | None,
+        *options: Any,
+    ) -> Evaluator:
+        """Answers by this process's model; ``options`` as of :class:`~lesion.ablation.replies.MaskedReplies`."""
+        return cls(vlm, samples, intact, clip, MaskedReplies(vlm, prompts, intact, references, *options))
+
     @property
     def together(self) -> int:
-        """How many requests go through the model together."""
-        return self.replies.room
+        """How many requests are answered together."""
+        return self.replies.together
 
     @property
     def room(self) -> int:
-        """How many requests cost little more than one: where a pass over more rows takes hardly longer."""
-        return min(self.together, _AHEAD) if self.vlm.wide else 1
+        """How many requests cost little more than one."""
+        return self.replies.room
 
     def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
         """Masks and measures.

@@ -12,9 +12,9 @@ import numpy as np
 from lesion.ablation.controls import Writers, draw_each
 from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.minimal import Minimal, backward_elimination, delta_debug
-from lesion.ablation.replies import Request
 from lesion.ablation.search import drive
 from lesion.ablation.sweep import sweep
+from lesion.ablation.units import Request
 from lesion.core.criterion import Baseline, Criterion, Decision, decide
 from lesion.core.curve import Curve
 from lesion.core.evaluation import Evaluation

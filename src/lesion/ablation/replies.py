@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lesion.ablation.spent import Spent
-from lesion.core.neurons import NeuronSet
+from lesion.ablation.units import KEPT, Cell, Grouping, Request, Unit, together
 from lesion.core.outcome import Likelihood
-from lesion.hooks.intervene import Intervention, Statistics, Zero, mask
-from lesion.models import memory
+from lesion.hooks.intervene import Statistics, mask
 from lesion.models.decoding import Reply, chosen
 from lesion.models.engines import Asked
 from lesion.models.inputs import Answer, Prompt
@@ -25,34 +24,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Judged = tuple[int, tuple[int, ...]]
 """A sample's number, and an answer's tokens."""
+_AHEAD = 4
+"""So many questions are asked before the first is answered: more would mostly be idle ones."""
 _CHECKED = 2
 """Samples on which it is seen once a layer whether a pass can start there."""
-_WIDER = 4
-"""So many times the batch size are the rows that read together where that costs little more."""
-_WRITING = 8
-"""So many times the batch size are the rows that write together: one token a row and pass, they wait for the weights."""
-KEPT = 2**30
-"""Bytes of what the intact model computed that are kept between masks, and of what masked ones read before they answer."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A question: what does this intervention on these neurons do?"""
-
-    neurons: NeuronSet
-    intervention: Intervention = field(default_factory=Zero)
-
-    @property
-    def language_only(self) -> bool:
-        """Whether what the language model is given stays as it is."""
-        return all(site.component == "language" for site in self.neurons.sites)
-
-
-class Cell(NamedTuple):
-    """A request's place among those that are asked, and a sample's number."""
-
-    place: int
-    sample: int
 
 
 class Seen(NamedTuple):
@@ -113,21 +88,18 @@ class MaskedReplies:
         references: Sequence[Answer],
         max_new_tokens: int,
         batch_size: int,
-        statistics: Statistics,
+        statistics: Statistics | None = None,
         spent: Spent | None = None,
         alone: bool = False,
         kept: int = KEPT,
     ) -> None:
         self.vlm, self.prompts, self.intact, self.references = vlm, prompts, intact, references
-        self.max_new_tokens, self.batch_size, self.statistics = max_new_tokens, 1 if alone else batch_size, statistics
+        self.max_new_tokens, self.statistics = max_new_tokens, statistics or {}
         self.spent = Spent() if spent is None else spent
-        # What a masked pass keeps of a sample is small beside what was kept of it when it was scored.
-        self._reading = self._writing = self.batch_size
-        if vlm.engine.layers and not alone:
-            self._reading *= _WIDER if vlm.wide else 1
-            self._writing = max(self._reading, min(_WRITING * batch_size, self._fit(kept)))
+        self.grouping = Grouping(vlm, prompts, max_new_tokens, batch_size, alone, kept)
+        self.batch_size = self.grouping.batch_size
         self._budget = kept
-        self._contexts: list[Any] = []
+        self._contexts: dict[int, Any] = {}
         self._known: dict[int, Intact] = {}
         self._held: dict[tuple[Request, tuple[int, ...]], Opened] = {}
         self._held_most = kept
@@ -135,15 +107,15 @@ class MaskedReplies:
         # An encoder-decoder's tokens are not in one line.
         self._classes = None if vlm.is_encoder_decoder else [vlm.token_classes(p) for p in prompts]
 
-    def _fit(self, size: int) -> int:
-        """How many rows' keys and values fit in so many bytes."""
-        tokens = max((p.inputs["input_ids"].shape[1] for p in self.prompts), default=1) + 2 * self.max_new_tokens
-        return int(size // memory.key_values(self.vlm.model, tokens))
+    @property
+    def together(self) -> int:
+        """How many requests go through the model together."""
+        return self.grouping.room
 
     @property
     def room(self) -> int:
-        """How many sets of neurons go through the model at a time."""
-        return max(1, self._writing // max(len(self.prompts), 1)) if self.vlm.engine.layers else 1
+        """How many requests cost little more than one: where a pass over more rows takes hardly longer."""
+        return min(self.together, _AHEAD) if self.vlm.wide else 1
 
     def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
         """The likelihoods of the reference answers alone, which take no answer of the masked model's own.
@@ -156,28 +128,38 @@ class MaskedReplies:
             As :meth:`__call__`.
         """
 
+        yield from self._each(requests, lambda unit: self.likelihoods(requests, unit, hold), reading=True)
+
+    def likelihoods(self, requests: Sequence[Request], unit: Unit, hold: bool = False) -> list[Likelihood]:
+        """Of the reference answer in each cell of a unit; ``hold`` as of :meth:`read`."""
+
         def read(cells: Sequence[Cell]) -> list[Likelihood]:
             parts, opened = self._ask(requests, cells, self._known_of(cells), self.vlm.engine.open)
             if hold:
                 self._hold(requests, cells, parts, opened)
             return [Likelihood.of(seen.nll) for of in opened for seen in of.seen]
 
-        yield from self._each(requests, read)
+        return _fitting(read, unit.cells)
 
     def tokens(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Sequence[float]]]]:
         """The negative log-likelihood of each token of the reference answers, in nats; otherwise as :meth:`__call__`."""
+
+        yield from self._each(requests, lambda unit: self.losses(requests, unit), reading=True)
+
+    def losses(self, requests: Sequence[Request], unit: Unit) -> list[Sequence[float]]:
+        """What :meth:`tokens` gives, in each cell of a unit."""
 
         def read(cells: Sequence[Cell]) -> list[Sequence[float]]:
             _, opened = self._ask(requests, cells, self._known_of(cells), self.vlm.engine.open)
             return [seen.nll for of in opened for seen in of.seen]
 
-        yield from self._each(requests, read)
+        return _fitting(read, unit.cells)
 
     def _hold(
         self, requests: Sequence[Request], cells: Sequence[Cell], parts: Sequence[Part], opened: Sequence[Opened]
     ) -> None:
         """Keeps what was read, where the rows will be found together again."""
-        if self.vlm.wide and len(self.prompts) % self._reading:
+        if self.vlm.wide and len(self.prompts) % self.grouping.reading:
             return
         for part, of in zip(parts, opened, strict=False):  # an engine that cannot go on opens all parts in one
             mine = cells[part.rows.start : part.rows.stop]
@@ -193,40 +175,18 @@ class MaskedReplies:
         Yields:
             A request's place -> what was said of each sample.
         """
-        yield from self._each(requests, lambda cells: self._say(requests, cells))
+        yield from self._each(requests, lambda unit: self.said(requests, unit))
 
-    def _each(self, requests: Sequence[Request], ask: Callable[[Sequence[Cell]], list[T]]) -> Iterator[dict[int, list[T]]]:
-        """Asks about each sample under each request, as many at a time as fit."""
-        for places in self._groups(requests):
-            cells = [Cell(place, i) for place in places for i in range(len(self.prompts))]
-            most = self._writing if self._splits(requests[places[0]]) else self.batch_size
-            found = [x for at in range(0, len(cells), most) for x in _fitting(ask, cells[at : at + most])]
-            yield {place: found[n * len(self.prompts) : (n + 1) * len(self.prompts)] for n, place in enumerate(places)}
+    def said(self, requests: Sequence[Request], unit: Unit) -> list[Said]:
+        """What is said in each cell of a unit."""
+        return _fitting(lambda cells: self._say(requests, cells), unit.cells)
 
-    def _splits(self, request: Request) -> bool:
-        """Whether each row can have a mask of its own."""
-        return request.language_only and bool(self.vlm.engine.layers)
-
-    def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Places of requests that go through the model together: those that start at about the same layer."""
-        kinds: dict[str, list[int]] = {}
-        for place, request in enumerate(requests):
-            kinds.setdefault(request.intervention.id if self._splits(request) else str(place), []).append(place)
-        for places in kinds.values():
-            ordered = sorted(places, key=lambda place: self._first_layer(requests[place]))
-            for i in range(0, len(ordered), self.room):
-                yield ordered[i : i + self.room]
-
-    def _first_layer(self, request: Request) -> int:
-        """Below it the intact model's states hold; 0 if they hold nowhere."""
-        layers = self.vlm.engine.layers
-        if not layers or not request.language_only:
-            return 0
-        only, inside = request.intervention.layers, f"{layers.path}."
-        touched = [s for s in request.neurons.sites if only is None or s.layer in only]
-        if not all(inside in s.path for s in touched):
-            return 0
-        return min((s.layer for s in touched), default=len(layers) - 1)
+    def _each(
+        self, requests: Sequence[Request], ask: Callable[[Unit], list[T]], reading: bool = False
+    ) -> Iterator[dict[int, list[T]]]:
+        """Asks about each sample under each request, unit by unit."""
+        for units in self.grouping.units(requests, reading):
+            yield together(units, [ask(unit) for unit in units])
 
     def _say(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:
         """What is said in each cell."""
@@ -265,10 +225,10 @@ class MaskedReplies:
 
     def _parts(self, requests: Sequence[Request], cells: Sequence[Cell], known: Mapping[int, Intact]) -> list[Part]:
         """Rows that read together: those under one mask, or under several where more rows cost little more."""
-        starts = [self._first_layer(requests[c.place]) for c in cells]
+        starts = [self.grouping.first_layer(requests[c.place]) for c in cells]
         parts, begin = [], 0
         for row in range(1, len(cells) + 1):
-            full = row - begin == self._reading
+            full = row - begin == self.grouping.reading
             if row == len(cells) or full or (cells[row].place != cells[begin].place and not self.vlm.wide):
                 samples = tuple(c.sample for c in cells[begin:row])
                 place, last = cells[begin].place, cells[row - 1].place
@@ -293,9 +253,12 @@ class MaskedReplies:
 
     # -- the intact model ----------------------------------------------------------------------------------------------
     def _intact_contexts(self, samples: Sequence[int]) -> list[Any]:
-        if not self._contexts:
-            for i in range(0, len(self.prompts), self.batch_size):
-                self._contexts += self.vlm.embed(self.prompts[i : i + self.batch_size])
+        """Computed once, in batches that do not depend on what is asked first."""
+        for i in samples:
+            if i not in self._contexts:
+                start = i // self.batch_size * self.batch_size
+                batch = range(start, min(start + self.batch_size, len(self.prompts)))
+                self._contexts |= zip(batch, self.vlm.embed([self.prompts[j] for j in batch]), strict=True)
         return [self._contexts[i] for i in samples]
 
     def _intact(self, samples: Sequence[int]) -> list[Intact]:
@@ -303,8 +266,8 @@ class MaskedReplies:
         missing = [i for i in samples if i not in self._known]
         new: Mapping[int, Intact] = {}
         # As many rows at a time as masked passes read: what they start from then has the same bits.
-        for start in range(0, len(missing), self._reading):
-            part = missing[start : start + self._reading]
+        for start in range(0, len(missing), self.grouping.reading):
+            part = missing[start : start + self.grouping.reading]
             contexts, references = self._intact_contexts(part), [self.references[i] for i in part]
             with self.vlm.prepared():
                 new = {**new, **dict(zip(part, self.vlm.engine.intact(contexts, references), strict=True))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from lesion.models.decoding import Reply
 from lesion.models.trunk import Part
@@ -28,6 +28,11 @@ class Spent:
     passes: int = 0
     layers: int = 0
     skipped: int = 0
+
+    def add(self, other: Spent) -> None:
+        """What was spent elsewhere."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def read(self, parts: Sequence[Part], layers: int) -> None:
         """Parts that a model of so many layers is about to read."""

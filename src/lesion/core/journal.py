@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lesion.core.errors import RunError
 from lesion.core.parsing import from_json
@@ -81,12 +81,12 @@ class Journal:
         try:
             return _read(line.removesuffix(b"\n"))
         except ValueError:
-            raise self.damaged(number) from None
+            self.refuse(number)
 
-    def damaged(self, number: int | None = None) -> RunError:
-        """What is raised for a line that says nothing that can be used."""
+    def refuse(self, number: int | None = None) -> NoReturn:
+        """Raises a RunError, of a line that says nothing that can be used."""
         where = "a line" if number is None else f"line {number}"
-        return RunError(f"{self.path}: {where} is damaged; remove it to have it measured again")
+        raise RunError(f"{self.path}: {where} is damaged; remove it to have it measured again") from None
 
     def append(self, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
         """Adds a line for each, in one write, on the disk when this returns; all of them or none.

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -99,6 +99,29 @@ class Intervention(ABC):
         text = f"{self.name or type(self).__name__}({', '.join(own)})" if own else self.name or type(self).__name__
         text += "" if self.positions == "all" else f"@{self.positions}"
         return text if self.layers is None else f"{text}@layers={','.join(map(str, sorted(self.layers)))}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON.
+
+        Raises:
+            OptionError: It is not registered under its name, so that nobody else could make it again.
+        """
+        if INTERVENTIONS.get(self.name) is not type(self):
+            raise OptionError(f"intervention {type(self).__name__} is not registered; register it with register_intervention")
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"name": self.name, **own, "layers": None if self.layers is None else sorted(self.layers)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Intervention:
+        """From :meth:`as_dict`.
+
+        Raises:
+            OptionError: This process has none of the name.
+        """
+        name, layers, own = data["name"], data["layers"], {k: v for k, v in data.items() if k not in ("name", "layers")}
+        if name not in INTERVENTIONS:
+            raise OptionError(f"intervention {name!r} is not registered here; expected one of {', '.join(INTERVENTIONS)}")
+        return INTERVENTIONS[name](layers=None if layers is None else frozenset(layers), **own)
 
     def check(self, sites: Iterable[Site], is_encoder_decoder: bool = False) -> None:
         """Whether it can be applied.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from lesion.core.parsing import number_of, text_of
 
 if TYPE_CHECKING:
     import torch
 
 Inputs = Mapping[str, "torch.Tensor"]
 Side = Literal["left", "right"]
+MOST_TOKENS = 2**31
+"""No vocabulary has so many; a larger number in a file is damage."""
 _OWN_LENGTH = ("pixel", "qformer", "aspect", "image", "video")
 """Inputs whose names begin so have no entry a token, even if they happen to have as many."""
 
@@ -29,6 +33,20 @@ class Answer:
 
     ids: tuple[int, ...]
     text: str
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Answer:
+        """From :meth:`as_dict`.
+
+        Raises:
+            TypeError: It is none.
+            KeyError: The same.
+        """
+        return cls(tuple(number_of(id, "a token", MOST_TOKENS) for id in data["ids"]), text_of(data["text"], "an answer"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"ids": list(self.ids), "text": self.text}
 
 
 def by_token(name: str, inputs: Inputs) -> bool:

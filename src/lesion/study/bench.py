@@ -12,8 +12,7 @@ from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.measure import Ablation
 from lesion.ablation.spent import Spent
 from lesion.core.errors import DataError
-from lesion.core.neurons import MOST, NeuronSet
-from lesion.core.parsing import number_of, text_of
+from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample, digest
 from lesion.hooks.intervene import Intervention
 from lesion.models.inputs import Answer, Prompt
@@ -80,7 +79,9 @@ class Bench:
     def answers(self) -> dict[str, Answer]:
         """Sample id -> the intact model's own answer; kept in ``answers.json``."""
         key = self.key("answers", digest(list(self.samples.values())))
-        kept = self.run.read_as(rundir.ANSWERS, lambda data: _answers(data) if data["key"] == key else None)
+        kept = self.run.read_as(rundir.ANSWERS, lambda data: None if data["key"] != key else {
+            id: Answer.from_dict(answer) for id, answer in data["answers"].items()
+        })
         if kept is not None:
             return kept
         answers: dict[str, Answer] = {}
@@ -92,8 +93,7 @@ class Bench:
                 contexts = self.vlm.embed([prompts[id] for id in part])
                 answers |= dict(zip(part, self.vlm.generate(contexts, self.options.max_new_tokens), strict=True))
                 advance(len(part))
-        written = {id: {"ids": list(a.ids), "text": a.text} for id, a in answers.items()}
-        self.run.write_json(rundir.ANSWERS, {"key": key, "answers": written})
+        self.run.write_json(rundir.ANSWERS, {"key": key, "answers": {id: a.as_dict() for id, a in answers.items()}})
         return answers
 
     @cached_property
@@ -129,7 +129,7 @@ class Bench:
         ids, options = [s.id for s in chosen], self.options
 
         def evaluator() -> Evaluator:
-            return Evaluator(
+            return Evaluator.of(
                 self.vlm, chosen, [self.prompts[i] for i in ids], [self.answers[i] for i in ids],
                 [self.targets[i] for i in ids], self.clip, options.max_new_tokens, options.batch_size, statistics,
                 self.spent, alone,
@@ -148,11 +148,3 @@ class Bench:
         """The hash of the model and of everything that decides an outcome."""
         common = (self.identity.key, str(self.vlm.model.dtype), self.options.prompt, self.options.max_new_tokens)
         return hashlib.sha256(json.dumps([*common, *parts]).encode()).hexdigest()[:24]
-
-
-def _answers(data: Any) -> dict[str, Answer]:
-    """As ``answers.json`` holds them."""
-    return {
-        text_of(id, "an id"): Answer(tuple(number_of(i, "a token", MOST) for i in a["ids"]), text_of(a["text"], "an answer"))
-        for id, a in data["answers"].items()
-    }

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from lesion.ablation.measure import Ablation
-from lesion.ablation.replies import Request
+from lesion.ablation.units import Request
 from lesion.core.criterion import told
 from lesion.core.errors import OptionError
 from lesion.core.neurons import Neuron, NeuronSet

@@ -17,7 +17,8 @@ from lesion.core.files import write_bytes
 from lesion.data.samples import Sample
 from lesion.study import rundir
 from lesion.study.control_entry import ControlEntry
-from lesion.study.result import CriterionEntry, CurvePoint, Example, SampleEntry
+from lesion.study.curve_point import CurvePoint
+from lesion.study.result import CriterionEntry, Example, SampleEntry
 
 PICTURE = 224
 """Longest side of the small copies of the images, in pixels."""

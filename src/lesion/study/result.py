@@ -11,16 +11,15 @@ from pydantic import BaseModel, Field, ValidationError
 from lesion.core.collapse import Collapse
 from lesion.core.curve import Curve
 from lesion.core.errors import RunError
-from lesion.core.evaluation import Evaluation
 from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import SampleOutcome
 from lesion.core.sites import Site
 from lesion.core.tables import escape, to_frame
 from lesion.study.checksums import read_checked
 from lesion.study.confirmed import Confirmed
 from lesion.study.control_entry import ControlEntry, by_kind
-from lesion.study.measured import Measured, Metrics
+from lesion.study.curve_point import CurvePoint
+from lesion.study.measured import Metrics
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
 from lesion.study.rundir import CRITICAL, RESULT
 from lesion.study.searched import Searched
@@ -58,16 +57,6 @@ class SampleEntry(BaseModel):
     ranked_on: bool
     measured_on: bool
     picture: str | None = Field(description="small copy of the image, a file below the run directory")
-
-
-class CurvePoint(Measured):
-    """One k of the curve: ``k``, ``collapsed``, every metric by its name, and every sample's answer and values."""
-
-    k: int
-    collapsed: bool
-    modes: dict[str, float]
-    evaluation: str = Field(description="key of the line in evaluations.jsonl")
-    outcomes: list[dict[str, Any]] = Field(description="what lesion.core.outcome.SampleOutcome holds, one a measured sample")
 
 
 class CriterionEntry(BaseModel):
@@ -263,8 +252,7 @@ class Result(BaseModel):
 
     def read_curve(self) -> Curve:
         """The curve with every sample's values."""
-        points = [Evaluation(p.k, tuple(SampleOutcome.from_dict(o) for o in p.outcomes), p.evaluation) for p in self.curve]
-        return Curve(points, self.chance_clip)
+        return Curve([point.read() for point in self.curve], self.chance_clip)
 
     def __repr__(self) -> str:
         minimal = "not sought" if self.minimal_set is None else ", ".join(map(str, self.minimal_set[:6]))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from lesion.core.errors import RunError
 from lesion.core.evaluation import Evaluation
@@ -110,12 +110,12 @@ class RunDirectory:
         try:
             return make(self._line(self._places[key]))
         except OF_ANOTHER_SHAPE:
-            raise self._journal.damaged() from None
+            self._journal.refuse()
 
     def _key(self, entry: Any) -> str:
         key = entry.get("key") if isinstance(entry, dict) else None
         if not isinstance(key, str):
-            raise self._journal.damaged()
+            self._journal.refuse()
         return key
 
     def add_readings(self, readings: Sequence[tuple[str, int, Sequence[Likelihood]]]) -> None:
@@ -147,7 +147,7 @@ class RunDirectory:
                 for _, entry in self._journal.places()
             ]
         except OF_ANOTHER_SHAPE:
-            raise self._journal.damaged() from None
+            self._journal.refuse()
 
     # -- files -------------------------------------------------------------------------------------------------------
     @cached_property
@@ -179,7 +179,7 @@ class RunDirectory:
         try:
             return None if data is None else from_json(data)
         except ValueError:
-            raise self._damaged(name) from None
+            self._refuse(name)
 
     def read_as(self, name: str, make: Callable[[Any], Made]) -> Made | None:
         """What a JSON file of the run holds; None if it is not there, or holds null.
@@ -195,10 +195,10 @@ class RunDirectory:
         try:
             return None if data is None else make(data)
         except OF_ANOTHER_SHAPE:
-            raise self._damaged(name) from None
+            self._refuse(name)
 
-    def _damaged(self, name: str) -> RunError:
-        return RunError(f"{self.path / name} is damaged; delete it to have it made again")
+    def _refuse(self, name: str) -> NoReturn:
+        raise RunError(f"{self.path / name} is damaged; delete it to have it made again") from None
 
 
 def _references(entry: dict[str, Any]) -> list[Likelihood]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from lesion.ablation.replies import Request
+from lesion.ablation.units import Request
 from lesion.core.neurons import NeuronSet
 from lesion.study.explanation import TokenLosses
 from lesion.study.run import Run
@@ -26,7 +26,8 @@ def token_losses(run: Run, neurons: NeuronSet) -> list[TokenLosses]:
     evaluator, intervention, tokenizer = run.ablation.evaluator, run.ablation.intervention, run.session.vlm.tokenizer
     requests = [Request(NeuronSet(), intervention), Request(neurons, intervention)]
     found = {place: losses for group in evaluator.tokens(requests) for place, losses in group.items()}
-    rows = zip(evaluator.samples, evaluator.references, found[0], found[1], strict=True)
+    references = [run.session.targets[sample.id] for sample in evaluator.samples]
+    rows = zip(evaluator.samples, references, found[0], found[1], strict=True)
     return [
         TokenLosses(
             sample=sample.id, tokens=pieces(tokenizer, reference.ids), intact=_finite(intact), masked=_finite(masked)
