@@ -234,9 +234,9 @@ def _journal(data: bytes, rng: random.Random) -> bytes:
         try:
             entry = json.loads(line)
             entry.pop("crc")
+            return sealed(_bytes_of(_written(_changed(entry, rng))))
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return line
-        return sealed(_bytes_of(_written(_changed(entry, rng))))
 
     return _lines(data, rng, change)
 

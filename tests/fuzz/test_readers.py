@@ -237,6 +237,11 @@ FOUND: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a list of 2**60 bytes": ("gguf", lambda: listed(0, 2**60), "it is shorter than a list in it"),
     "a list of 2**60 words": ("gguf", lambda: listed(8, 2**60), "it is shorter than a list in it"),
     "a list of what there is not": ("gguf", lambda: listed(77, 2), "it has a value of type 77"),
+    "a limit of 2**63 powers of ten": (
+        "criterion",
+        lambda: changed("criterion", "conditions", 0, "limit", to=2**63),
+        "expected at most 300|less than or equal",
+    ),
     "a config that is no UTF-8": ("config", lambda: b"\xff", "is not a study's configuration"),
     "brackets in an evaluation": ("evaluations", lambda: evaluated(b'{"key": ' + deep() + b"}"), "is damaged; remove it"),
     "brackets in a certificate": ("certificate", lambda: certified(b'{"nll": ' + deep() + b"}"), "is damaged; remove it"),

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lesion.core.errors import OptionError
 from lesion.core.evaluation import Evaluation
@@ -63,6 +63,12 @@ class Baseline:
     chance: np.ndarray | None
 
 
+MOST = 1e300
+"""No limit is larger."""
+MOST_DECADES = 300
+"""A number holds hardly more powers of ten."""
+
+
 class Condition(BaseModel):
     """One test of one metric; see the module."""
 
@@ -70,8 +76,14 @@ class Condition(BaseModel):
 
     metric: str
     test: Literal["decades", "at-chance", "at-least"]
-    limit: float
+    limit: float = Field(ge=-MOST, le=MOST)
     chance: float | None = Field(default=None, description="chance level; None for each sample's own, which the CLIP score has")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Condition:
+        if self.test == "decades" and abs(self.limit) > MOST_DECADES:
+            raise ValueError(f"a limit of {self.limit:g} powers of ten; expected at most {MOST_DECADES}")
+        return self
 
     def values(self, evaluation: Evaluation) -> np.ndarray | None:
         """The metric of every sample, ``[samples]``; None where it was not measured."""
