@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from lesion.ablation.clip import ClipScorer
-from lesion.ablation.replies import MaskedReplies, Said
+from lesion.ablation.replies import Said
 from lesion.ablation.units import Request
 from lesion.core.errors import OptionError
 from lesion.core.evaluation import Evaluation
@@ -16,7 +16,7 @@ from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.core.sites import Site
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import INTERVENTIONS, Intervention, Zero
-from lesion.models.inputs import Answer, Prompt
+from lesion.models.inputs import Answer
 from lesion.models.vlm import VisionLanguageModel
 
 
@@ -81,20 +81,6 @@ class Evaluator:
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
         self._intact_clip = clip.score(self.samples, texts) if clip else None
-
-    @classmethod
-    def of(
-        cls,
-        vlm: VisionLanguageModel,
-        samples: Sequence[Sample],
-        prompts: Sequence[Prompt],
-        intact: Sequence[Answer],
-        references: Sequence[Answer],
-        clip: ClipScorer | None,
-        *options: Any,
-    ) -> Evaluator:
-        """Answers by this process's model; ``options`` as of :class:`~lesion.ablation.replies.MaskedReplies`."""
-        return cls(vlm, samples, intact, clip, MaskedReplies(vlm, prompts, intact, references, *options))
 
     @property
     def together(self) -> int:

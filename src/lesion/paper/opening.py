@@ -20,7 +20,8 @@ from lesion.paper.subject import Halves, Subject
 from lesion.study.options import StudyOptions
 from lesion.study.published import ROLES, known, truth_of
 from lesion.study.rundir import slug
-from lesion.study.session import Session, with_data
+from lesion.study.reading import with_data
+from lesion.study.session import Session
 
 OWN = ("component", "scorer", "mask", "mask_positions", "layers", "neurons", "force")
 """Options of a study that the experiments vary themselves, or that would leave out what they ask about."""

@@ -58,6 +58,7 @@ def score(
     scorers: str | Sequence[str] = ("can", "activation", "gradient"),
     options: ScoreOptions | None = None,
     progress: Callable[[int], None] | None = None,
+    part: bool = False,
 ) -> dict[str, Importance]:
     """Scores every neuron of the sites.
 
@@ -74,6 +75,7 @@ def score(
         scorers: Names in :data:`lesion.scoring.scorers.SCORERS`, or one of them.
         options: Options of the scorers.
         progress: Called with the number of samples after each batch.
+        part: These are some of several batches, whose importances will be merged: that they have no finite sample is no error.
 
     Returns:
         The importances by scorer name. A sample whose loss, or an activation or gradient at a site, is not finite is left out,
@@ -94,17 +96,27 @@ def score(
                 rows = sums.add(batch)
                 if progress is not None:
                     progress(rows)
-        if not sums.samples:
-            raise DataError(
-                f"none of the {sums.left_out} samples has a finite loss, activations and gradients; expected at least one: is "
-                "the model's dtype too small?"
-            )
-        sums.check()
+        if sums.samples or not part:
+            check_any(sums.samples, sums.left_out)
+            sums.check()
     importances = sums.importances()
     for scorer in chosen:
         if scorer.reduce is None:
             importances[scorer.name] = _random(sites, options.seed)
     return importances
+
+
+def check_any(samples: int, left_out: int) -> None:
+    """Whether a sample was scored.
+
+    Raises:
+        DataError: All were left out.
+    """
+    if not samples:
+        raise DataError(
+            f"none of the {left_out} samples has a finite loss, activations and gradients; expected at least one: is "
+            "the model's dtype too small?"
+        )
 
 
 class _Sums:

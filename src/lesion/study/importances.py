@@ -10,6 +10,7 @@ from lesion.core.importance import Importance, decode, encode
 from lesion.core.sites import Sites
 from lesion.data.samples import Sample, digest
 from lesion.scoring.options import ScoreOptions
+from lesion.scoring.pooled import pooled_score, reads
 from lesion.scoring.score import score
 from lesion.scoring.scorers import get_scorer
 from lesion.study import rundir
@@ -90,9 +91,17 @@ def _scored(
     if not scorers:
         return {}
     prompts, targets = [session.prompts[s.id] for s in samples], [session.targets[s.id] for s in samples]
-    batches = session.vlm.batches(prompts, targets, session.options.batch_size)
     with session.progress.stage(f"scoring neurons{by}", len(samples)) as advance:
-        return score(session.vlm.model, sites, batches, scorers, options, advance)
+        model, size = session.vlm.model, session.options.batch_size
+        if session.executor is None:
+            return score(model, sites, session.vlm.batches(prompts, targets, size), scorers, options, advance)
+        ground = session.executor.share(session.ground([s.id for s in samples]).pack())
+        size = size if session.vlm.structure.family.rows_are_samples else 1
+        batches = [range(i, min(i + size, len(samples))) for i in range(0, len(samples), size)]
+        elsewhere = [name for name in scorers if reads(name)]
+        found = pooled_score(session.executor, ground, batches, sites, elsewhere, options, advance)
+        here = [name for name in scorers if name not in elsewhere]
+        return found | (score(model, sites, (), here, options) if here else {})
 
 
 def _note_outside(session: Session, importance: Importance, sites: Sites) -> None:

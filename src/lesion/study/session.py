@@ -8,17 +8,18 @@ with a question is found before the directory is made. What is asked is up to :m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from lesion.ablation.clip import ClipScorer, load_clip
-from lesion.core.errors import DataError, OptionError
+from lesion.core.errors import OptionError
+from lesion.core.executor import Executor
 from lesion.core.identity import Identity
 from lesion.core.progress import Progress, Silent
 from lesion.core.sites import Sites
-from lesion.data.samples import PROMPTS, SCENES, Sample, load_samples, split
-from lesion.models.loading import load, reads_text_alone
+from lesion.data.samples import Sample, load_samples, split
+from lesion.models.loading import load
 from lesion.models.threads import computing
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
@@ -26,6 +27,8 @@ from lesion.study.bench import Bench
 from lesion.study.doctor import examine
 from lesion.study.manifest import check_same, manifest
 from lesion.study.options import StudyOptions
+from lesion.study.reading import as_read, with_data
+from lesion.study.replica import spec_of
 from lesion.study.rundir import RunDirectory, default_folder
 
 
@@ -48,7 +51,9 @@ class Session(Bench):
         run: RunDirectory,
         progress: Progress,
         notes: list[str],
+        executor: Executor | None = None,
     ) -> None:
+        self.executor = executor
         self.options, self.vlm, self.identity, self.clip, self.run = options, vlm, identity, clip, run
         self.progress, self.notes = progress, notes
         self.samples = {s.id: s for s in samples}
@@ -68,6 +73,7 @@ class Session(Bench):
         ranks: bool = True,
         judges: bool = True,
         check: Callable[[VisionLanguageModel, Sites, Identity], object] | None = None,
+        executor: Executor | None = None,
     ) -> Iterator[Session]:
         """Makes everything, and closes the run directory when the context ends.
 
@@ -82,6 +88,7 @@ class Session(Bench):
             judges: False where no collapse will be judged: no CLIP model is loaded.
             check: Called with the model, the chosen sites and the identity before the directory is made; raises what is wrong
                 with them.
+            executor: Its replicas answer and score; default: this process's model. They load the model by the options' name.
 
         Raises:
             ModelError: The model cannot be loaded or has no feed-forward sites.
@@ -119,12 +126,14 @@ class Session(Bench):
         complaint = examine(vlm, samples[0], options.prompt).complaint
         if complaint:
             note(f"this model fails lesion's self-check ({complaint}); `lesion doctor {options.model}` shows all of it")
-        session = cls(options, vlm, identity, everything, halves, clip, RunDirectory(folder), progress, collected)
+        session = cls(options, vlm, identity, everything, halves, clip, RunDirectory(folder), progress, collected, executor)
         if not (folder / rundir.CONFIG).exists():
             _ = session.prompts  # what is wrong with one is said before the directory is made
         with RunDirectory.open(folder, options) as session.run, computing(options.threads), vlm.prepared():
             session.write_manifest(finished=False)
-            yield session
+            spec = spec_of(options, vlm, identity, everything, more).pack() if executor is not None else b""
+            with nullcontext() if executor is None else executor.opened(spec, folder):
+                yield session
             session.write_manifest(finished=True)
 
     def write_manifest(self, finished: bool) -> None:
@@ -146,33 +155,6 @@ def chosen_sites(vlm: VisionLanguageModel, options: StudyOptions) -> Sites:
     if not len(sites):
         raise OptionError(f"no {options.role} site of component {options.component!r} can reach the model's answer")
     return sites
-
-
-def with_data(options: StudyOptions, vlm: VisionLanguageModel | None = None) -> StudyOptions:
-    """The options, in which the embedded scenes are the embedded prompts for a model that reads text alone."""
-    if options.data != SCENES:
-        return options
-    alone = vlm.structure.vision is None if vlm else reads_text_alone(options.model, options.trust_remote_code)
-    return options.model_copy(update={"data": PROMPTS}) if alone else options
-
-
-def as_read(vlm: VisionLanguageModel, samples: Sequence[Sample], data: str) -> list[Sample]:
-    """The samples as a model takes them: without their images where it reads text alone.
-
-    Raises:
-        DataError: It reads images and there are none, or it reads text alone and all samples would ask the same.
-    """
-    if vlm.structure.vision is not None:
-        blind = [s.id for s in samples if s.image is None]
-        if blind:
-            raise DataError(f"{vlm.name} reads images, and {data} has none ({blind[0]}); expected images")
-        return list(samples)
-    if any(s.prompt is None for s in samples):
-        raise DataError(
-            f"{vlm.name} reads text alone, and {data} has no prompts; expected --data FILE.txt (a prompt a line) or FILE.jsonl "
-            "(each object with a prompt)"
-        )
-    return [replace(s, image=None) for s in samples]
 
 
 def _load(options: StudyOptions, progress: Progress) -> VisionLanguageModel:

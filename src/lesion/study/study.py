@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import OptionError
+from lesion.core.executor import Executor
 from lesion.core.identity import Identity
 from lesion.core.progress import Progress
 from lesion.core.ranking import Ranking
@@ -30,6 +31,7 @@ class Study:
             own directory again.
         progress: Listens to the stages.
         ranking: Neurons in an order of your own, instead of a scorer's.
+        executor: Its replicas of the model answer and score (:mod:`lesion.execution`); default: this process's model.
         **options: See :class:`lesion.study.options.StudyOptions`.
 
     Raises:
@@ -42,6 +44,7 @@ class Study:
         out: str | Path | None = None,
         progress: Progress | None = None,
         ranking: Ranking | None = None,
+        executor: Executor | None = None,
         **options: Any,
     ) -> None:
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -49,7 +52,7 @@ class Study:
             raise OptionError(f"model is a {type(model).__name__}; expected a name, a folder, or what lesion.load returns")
         check_text("out", None if out is None else str(out))
         self._model = None if isinstance(model, str) else model
-        self._ranking, self._progress = ranking, progress
+        self._ranking, self._progress, self._executor = ranking, progress, executor
         if ranking is not None:
             options["neurons"] = f"{IN_PYTHON}{ranking.digest}"
         self.options = StudyOptions.parse(model=model if isinstance(model, str) else model.name, **options)
@@ -72,7 +75,10 @@ class Study:
         check_place(self.out)
         if not (self.out / RANKING).exists():
             check_file(self.options)
-        with Session.open(self.options, self._model, self.out, self._progress, check=self._fits) as session:
+        opened = Session.open(
+            self.options, self._model, self.out, self._progress, check=self._fits, executor=self._executor
+        )
+        with opened as session:
             return run_stages(session, self._ranking, start)
 
     def _fits(self, vlm: VisionLanguageModel, sites: Sites, identity: Identity) -> None:

@@ -1,0 +1,181 @@
+"""The replicas are actors of Ray: on this machine, or wherever a cluster has room for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lesion.core.errors import LesionError, OptionError, RunError
+from lesion.study.replica import Replica, Spec
+
+TRIES = 3
+"""So many replicas try a task before it is given up."""
+STORE = 256 * 2**20
+"""Bytes of the object store of a Ray that is started here: grounds and sums of scores, and no weights."""
+
+
+class RayExecutor:
+    """Actors of Ray, each with a replica.
+
+    Args:
+        replicas: How many.
+        address: Of a cluster, or ``auto`` for the one that this machine belongs to; default: a Ray of this machine's own.
+        gpus_per_replica: May be a fraction; default: 1 where the cluster has GPUs, else 0.
+        threads: Of each replica on the CPU; default: the study's option.
+
+    Raises:
+        OptionError: Ray is not installed, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        replicas: int = 2,
+        address: str | None = None,
+        gpus_per_replica: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if replicas < 1:
+            raise OptionError(f"replicas is {replicas}; expected at least 1")
+        if gpus_per_replica is not None and gpus_per_replica < 0:
+            raise OptionError(f"gpus per replica is {gpus_per_replica}; expected at least 0")
+        self._ray = _ray()
+        self._replicas, self._address, self._gpus, self._threads = replicas, address, gpus_per_replica, threads
+        self._actors: list[Any] = []
+        self._shared: dict[str, Any] = {}
+        self._spec: Any = None
+
+    @property
+    def replicas(self) -> int:
+        return self._replicas
+
+    @contextmanager
+    def opened(self, spec: bytes, folder: Path) -> Iterator[None]:
+        ray, mine = self._ray, not self._ray.is_initialized()
+        if mine:
+            self._connect()
+        try:
+            self._spec = ray.put(spec)
+            self._actors = [self._actor() for _ in range(self._replicas)]
+            for actor in self._actors:
+                self._get(actor.start.remote())
+            yield
+        finally:
+            for actor in self._actors:
+                with suppress(Exception):
+                    ray.kill(actor)
+            self._actors, self._shared, self._spec = [], {}, None
+            if mine:
+                ray.shutdown()
+
+    def _connect(self) -> None:
+        here = {} if self._address else {"object_store_memory": STORE, "include_dashboard": False}
+        try:
+            self._ray.init(address=self._address, log_to_driver=False, logging_level="error", **here)
+        except (ConnectionError, ValueError) as error:
+            raise RunError(f"no Ray at {self._address}: {_line(error)}; start one, or leave --address out") from None
+
+    def _actor(self) -> Any:
+        gpus = self._gpus
+        if gpus is None:
+            gpus = 1.0 if self._ray.cluster_resources().get("GPU") else 0.0
+        threads = {} if self._threads is None else {"OMP_NUM_THREADS": str(self._threads)}
+        kind = self._ray.remote(num_cpus=self._threads or 1, num_gpus=gpus, max_restarts=0, runtime_env={"env_vars": threads})
+        return kind(_Actor).remote(self._spec, "auto" if gpus else None, self._threads)
+
+    def share(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()[:16]
+        if name not in self._shared:
+            self._shared[name] = self._ray.put(data)
+        return name
+
+    def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        ray = self._ray
+        waiting = deque((number, 1) for number in range(len(tasks)))
+        idle, working = deque(self._actors), dict[Any, tuple[int, int, Any]]()
+        while waiting or working:
+            while waiting and idle:
+                number, tries = waiting.popleft()
+                actor = idle.popleft()
+                # The references stand in a list, so that only what the actor lacks is sent to it.
+                reference = actor.do.remote(tasks[number], {name: [ref] for name, ref in self._shared.items()})
+                working[reference] = number, tries, actor
+            [done], _ = ray.wait(list(working), num_returns=1)
+            number, tries, actor = working.pop(done)
+            try:
+                data = self._get(done)
+            except _Lost as lost:
+                if tries == TRIES:
+                    raise RunError(
+                        f"a task failed on {TRIES} replicas, at last with: {lost}; what was measured before is kept"
+                    ) from None
+                waiting.appendleft((number, tries + 1))
+                idle.append(self._instead_of(actor))
+                continue
+            idle.append(actor)
+            yield number, data
+
+    def _instead_of(self, actor: Any) -> Any:
+        """A new actor in the place of one that is lost."""
+        with suppress(Exception):
+            self._ray.kill(actor)
+        new = self._actor()
+        self._actors[self._actors.index(actor)] = new
+        return new
+
+    def _get(self, reference: Any) -> Any:
+        """What an actor gives; what it says is wrong is raised as it is."""
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return self._ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, LesionError):
+                raise error.cause from None
+            raise _Lost(_line(error.cause or error)) from None
+        except RayError as error:
+            raise _Lost(_line(error)) from None
+
+
+class _Lost(Exception):
+    """A replica could not do a task; another may."""
+
+
+class _Actor:
+    """A replica, in a process of Ray's."""
+
+    def __init__(self, spec: bytes, device: str | None, threads: int | None) -> None:
+        own = {"device": device, "threads": None if threads is None else str(threads)}
+        self._spec, self._own = spec, {name: value for name, value in own.items() if value is not None}
+        self._replica: Replica | None = None
+
+    def start(self) -> int:
+        """Loads the model; returns the number of the process."""
+        if self._replica is None:
+            self._replica = Replica(Spec.unpack(self._spec), **self._own)
+        return os.getpid()
+
+    def do(self, task: bytes, shared: dict[str, list[Any]]) -> bytes:
+        """Does a task."""
+        import ray
+
+        self.start()
+        assert self._replica is not None
+        return self._replica.do(task, lambda name: ray.get(shared[name][0]))
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise OptionError("the executor ray needs Ray, which is not installed; pip install 'lesion[ray]'") from None
+    return ray
