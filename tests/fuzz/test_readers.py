@@ -242,6 +242,11 @@ FOUND: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: changed("criterion", "conditions", 0, "limit", to=2**63),
         "expected at most 300|less than or equal",
     ),
+    "more rows than there are": (
+        "parquet",
+        lambda: (Path(__file__).parent / "found" / "rows.parquet").read_bytes(),
+        "says that it has [0-9,]+ rows",
+    ),
     "a config that is no UTF-8": ("config", lambda: b"\xff", "is not a study's configuration"),
     "brackets in an evaluation": ("evaluations", lambda: evaluated(b'{"key": ' + deep() + b"}"), "is damaged; remove it"),
     "brackets in a certificate": ("certificate", lambda: certified(b'{"nll": ' + deep() + b"}"), "is damaged; remove it"),

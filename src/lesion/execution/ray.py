@@ -61,8 +61,8 @@ class RayExecutor:
         try:
             self._spec = ray.put(spec)
             self._actors = [self._actor() for _ in range(self._replicas)]
-            for actor in self._actors:
-                self._get(actor.start.remote())
+            for started in [actor.start.remote() for actor in self._actors]:
+                self._started(started)
             yield
         finally:
             for actor in self._actors:
@@ -71,6 +71,12 @@ class RayExecutor:
             self._actors, self._shared, self._spec = [], {}, None
             if mine:
                 ray.shutdown()
+
+    def _started(self, reference: Any) -> None:
+        try:
+            self._get(reference)
+        except _Lost as lost:
+            raise RunError(f"a replica could not be made: {lost}; what was measured before is kept") from None
 
     def _connect(self) -> None:
         here = {} if self._address else {"object_store_memory": STORE, "include_dashboard": False}

@@ -145,6 +145,10 @@ def _texts(table: _Table, image: str) -> Iterable[dict[str, Any]]:
     """Row by row the texts about the image; a class is its name, not its number."""
     names = [n for n in (*CATEGORY, *REFERENCE, *PROMPT) if n != image and _is_text(table.features.get(n))]
     columns = [_named(table.features[name], table.column(name)) for name in names]
+    if short := [name for name, column in zip(names, columns, strict=True) if len(column) < table.rows]:
+        raise DataError(
+            f"{table.where} says that it has {table.rows:,} rows, and its column {short[0]} has fewer; copy or download it anew"
+        )
     return (dict(zip(names, (c[row] for c in columns), strict=True)) for row in range(table.rows))
 
 
