@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lesion.cli.executors import Address, Gpus, Kind, Replicas, executor_of
 from lesion.cli.models import Expect
 from lesion.cli.options import LOADING, fields_of, takes
 from lesion.cli.progress import LogJson, listener
@@ -27,6 +28,10 @@ def paper(
     per_category: Annotated[int | None, typer.Option(help="images of each category; default: the plan's")] = None,
     expect: Expect = None,
     log_json: LogJson = None,
+    executor: Kind = "serial",
+    replicas: Replicas = 2,
+    address: Address = None,
+    gpus_per_replica: Gpus = None,
     **options: Any,
 ) -> None:
     """Run every experiment of the paper, and the checks that it lacks: tables, figures, one summary. Run again to resume."""
@@ -38,4 +43,5 @@ def paper(
 
     options |= {"per_category": per_category, "expect": expect}
     options = {name: value for name, value in options.items() if value is not None}
-    show_paper(run(models or MODELS, out, quick, listener(log_json), **options), plain_console())
+    pool = executor_of(executor, replicas, address, gpus_per_replica, options["threads"])
+    show_paper(run(models or MODELS, out, quick, listener(log_json), pool, **options), plain_console())

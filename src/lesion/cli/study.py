@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lesion.cli.executors import Address, Gpus, Kind, Replicas, executor_of
 from lesion.cli.options import fields_of, takes
 from lesion.cli.progress import LogJson, listener
 from lesion.cli.terminal import Json, Out, answer, quiet_libraries
@@ -19,6 +20,10 @@ def study(
     ] = None,
     json: Json = False,
     log_json: LogJson = None,
+    executor: Kind = "serial",
+    replicas: Replicas = 2,
+    address: Address = None,
+    gpus_per_replica: Gpus = None,
     **options: Any,
 ) -> None:
     """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
@@ -27,6 +32,7 @@ def study(
     from lesion.report.html import write_report
     from lesion.study.study import Study
 
-    result = Study(out=out, progress=listener(log_json), **options).run(start)
+    pool = executor_of(executor, replicas, address, gpus_per_replica, options["threads"])
+    result = Study(out=out, progress=listener(log_json), executor=pool, **options).run(start)
     write_report(result)
     answer(json, lambda: result.model_dump_json(indent=1), lambda console: show_result(result, console))

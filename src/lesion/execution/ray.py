@@ -15,6 +15,8 @@ from lesion.study.replica import Replica, Spec
 
 TRIES = 3
 """So many replicas try a task before it is given up."""
+STARTING = 600
+"""Seconds that a study without any replica waits for one."""
 STORE = 256 * 2**20
 """Bytes of the object store of a Ray that is started here: grounds and sums of scores, and no weights."""
 
@@ -46,6 +48,9 @@ class RayExecutor:
         self._ray = _ray()
         self._replicas, self._address, self._gpus, self._threads = replicas, address, gpus_per_replica, threads
         self._actors: list[Any] = []
+        self._idle: deque[Any] = deque()
+        self._starting: dict[Any, Any] = {}
+        self._failures = 0
         self._shared: dict[str, Any] = {}
         self._spec: Any = None
 
@@ -61,22 +66,17 @@ class RayExecutor:
         try:
             self._spec = ray.put(spec)
             self._actors = [self._actor() for _ in range(self._replicas)]
-            for started in [actor.start.remote() for actor in self._actors]:
-                self._started(started)
+            self._starting = {actor.start.remote(): actor for actor in self._actors}
             yield
         finally:
             for actor in self._actors:
                 with suppress(Exception):
                     ray.kill(actor)
-            self._actors, self._shared, self._spec = [], {}, None
+            self._actors, self._shared, self._spec, self._failures = [], {}, None, 0
+            self._idle.clear()
+            self._starting.clear()
             if mine:
                 ray.shutdown()
-
-    def _started(self, reference: Any) -> None:
-        try:
-            self._get(reference)
-        except _Lost as lost:
-            raise RunError(f"a replica could not be made: {lost}; what was measured before is kept") from None
 
     def _connect(self) -> None:
         here = {} if self._address else {"object_store_memory": STORE, "include_dashboard": False}
@@ -100,38 +100,61 @@ class RayExecutor:
         return name
 
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        ray = self._ray
         waiting = deque((number, 1) for number in range(len(tasks)))
-        idle, working = deque(self._actors), dict[Any, tuple[int, int, Any]]()
+        working: dict[Any, tuple[int, int, Any]] = {}
         while waiting or working:
-            while waiting and idle:
+            while waiting and self._idle:
                 number, tries = waiting.popleft()
-                actor = idle.popleft()
-                # The references stand in a list, so that only what the actor lacks is sent to it.
+                actor = self._idle.popleft()
+                # The references stand in lists, so that an actor is sent only what it asks for.
                 reference = actor.do.remote(tasks[number], {name: [ref] for name, ref in self._shared.items()})
                 working[reference] = number, tries, actor
-            [done], _ = ray.wait(list(working), num_returns=1)
+            done = self._wait([*working, *self._starting], only_starting=not working)
+            if done in self._starting:
+                self._begin(done)
+                continue
             number, tries, actor = working.pop(done)
             try:
                 data = self._get(done)
-            except _Lost as lost:
+            except LostError as lost:
                 if tries == TRIES:
                     raise RunError(
                         f"a task failed on {TRIES} replicas, at last with: {lost}; what was measured before is kept"
                     ) from None
                 waiting.appendleft((number, tries + 1))
-                idle.append(self._instead_of(actor))
+                self._replace(actor)
                 continue
-            idle.append(actor)
+            self._idle.append(actor)
             yield number, data
 
-    def _instead_of(self, actor: Any) -> Any:
-        """A new actor in the place of one that is lost."""
+    def _wait(self, references: Sequence[Any], only_starting: bool) -> Any:
+        """One that is done. Replicas that are being made may find no room, but one at least must."""
+        found, _ = self._ray.wait(list(references), num_returns=1, timeout=STARTING if only_starting else None)
+        if not found:
+            raise RunError(f"all replicas were lost, and none could be made in {STARTING} s; what was measured before is kept")
+        return found[0]
+
+    def _replace(self, actor: Any) -> None:
+        """Has an actor made in the place of one that is lost; it works once there was room for it, and its model is loaded."""
         with suppress(Exception):
             self._ray.kill(actor)
         new = self._actor()
         self._actors[self._actors.index(actor)] = new
-        return new
+        self._starting[new.start.remote()] = new
+
+    def _begin(self, started: Any) -> None:
+        actor = self._starting.pop(started)
+        try:
+            self._get(started)
+        except LostError as lost:
+            self._failures += 1
+            if self._failures == TRIES:
+                raise RunError(
+                    f"{TRIES} replicas could not be made, the last: {lost}; what was measured before is kept"
+                ) from None
+            self._replace(actor)
+            return
+        self._idle.append(actor)
 
     def _get(self, reference: Any) -> Any:
         """What an actor gives; what it says is wrong is raised as it is."""
@@ -142,12 +165,12 @@ class RayExecutor:
         except RayTaskError as error:
             if isinstance(error.cause, LesionError):
                 raise error.cause from None
-            raise _Lost(_line(error.cause or error)) from None
+            raise LostError(_line(error.cause or error)) from None
         except RayError as error:
-            raise _Lost(_line(error)) from None
+            raise LostError(_line(error)) from None
 
 
-class _Lost(Exception):
+class LostError(Exception):
     """A replica could not do a task; another may."""
 
 

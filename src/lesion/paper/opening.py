@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import OptionError
+from lesion.core.executor import Executor
 from lesion.core.progress import Progress, Silent
 from lesion.core.sites import Sites
 from lesion.data.samples import load_categories, split
@@ -19,8 +20,8 @@ from lesion.paper.plan import QUICK_PLAN, QUICK_STUDY, Plan
 from lesion.paper.subject import Halves, Subject
 from lesion.study.options import StudyOptions
 from lesion.study.published import ROLES, known, truth_of
-from lesion.study.rundir import slug
 from lesion.study.reading import with_data
+from lesion.study.rundir import slug
 from lesion.study.session import Session
 
 OWN = ("component", "scorer", "mask", "mask_positions", "layers", "neurons", "force")
@@ -101,14 +102,19 @@ def check_fit(model: str | VisionLanguageModel, study: StudyOptions, plan: Plan)
 
 @contextmanager
 def open_subject(
-    model: str | VisionLanguageModel, study: StudyOptions, plan: Plan, folder: Path, progress: Progress
+    model: str | VisionLanguageModel,
+    study: StudyOptions,
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    executor: Executor | None = None,
 ) -> Iterator[Subject]:
     """A model with its images, in its own run directory."""
     notes: list[str] = []
     categories = _categories(study, plan, notes.append)
     more = [sample for pair in categories.values() for half in pair for sample in half]
     loaded = None if isinstance(model, str) else model
-    with Session.open(study, loaded, folder, progress, more=more, notes=notes) as session:
+    with Session.open(study, loaded, folder, progress, more=more, notes=notes, executor=executor) as session:
         by_category: dict[str, Halves] = {
             # As the model takes them: a model that reads text alone gets them without their images.
             name: ([session.samples[s.id] for s in ranked], [session.samples[s.id] for s in measured])

@@ -9,6 +9,7 @@ from typing import Any
 
 from lesion import zoo
 from lesion.core.errors import OptionError
+from lesion.core.executor import Executor
 from lesion.core.progress import Progress, Silent
 from lesion.core.tables import Rows
 from lesion.models.vlm import VisionLanguageModel
@@ -59,6 +60,7 @@ def paper(
     out: str | Path | None = None,
     quick: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> Paper:
     """Runs every experiment of arXiv 2512.00918 and the checks that it lacks. Run again to resume.
@@ -68,6 +70,7 @@ def paper(
         out: Where everything goes. Default: ``runs/`` and a name made from the options.
         quick: A small matrix: every part, few images and few variants.
         progress: Listens to the stages.
+        executor: Its replicas of each model answer and score; default: this process's model.
         **options: Of :class:`lesion.paper.plan.Plan` and of :class:`lesion.study.options.StudyOptions`.
 
     Raises:
@@ -87,7 +90,7 @@ def paper(
     cells: dict[str, Rows] = {}
     curves: dict[str, Rows] = {}
     for model, study in zip(models, studies, strict=True):
-        with open_subject(model, study, plan, folder / slug(study.model), progress or Silent()) as subject:
+        with open_subject(model, study, plan, folder / slug(study.model), progress or Silent(), executor) as subject:
             parts = [run(subject) for run in PARTS]
             results[study.model] = {part.name: part for part in parts}
             cells[study.model] = [{"curve": c.name, "label": c.label, **c.key.row()} for c in subject.cells.values()]
