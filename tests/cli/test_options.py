@@ -163,7 +163,8 @@ def test_the_help_of_an_option_is_its_fields_description():
 def test_the_paper_leaves_to_its_plan_what_is_not_asked(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[Any, ...]] = []
 
-    def paper(models: Any, out: Any, quick: bool, progress: Any, **options: Any) -> None:
+    def paper(models: Any, out: Any, quick: bool, progress: Any, executor: Any, **options: Any) -> None:
+        assert executor is None
         seen.append((tuple(models), out, quick, options))
         raise StoppedError("stopped")
 

@@ -159,6 +159,7 @@ def test_nothing_else_imports_ray():
 def test_it_is_an_executor(local: None):
     executor: Executor = RayExecutor(3)
     assert executor.replicas == 3
-    for wrong in ({"replicas": 0}, {"gpus_per_replica": -1.0}):
-        with pytest.raises(OptionError):
-            RayExecutor(**wrong)
+    with pytest.raises(OptionError, match="replicas is 0"):
+        RayExecutor(0)
+    with pytest.raises(OptionError, match=r"gpus per replica is -1.0"):
+        RayExecutor(gpus_per_replica=-1.0)

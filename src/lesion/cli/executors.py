@@ -55,5 +55,5 @@ def work(
     quiet_libraries()
     from lesion.execution.work import work as do
 
-    count = do(run, shard, idle=idle, **own)
+    count = do(run, shard, idle, **own)
     typer.echo(f"{count:,} tasks done")

@@ -44,4 +44,4 @@ def paper(
     options |= {"per_category": per_category, "expect": expect}
     options = {name: value for name, value in options.items() if value is not None}
     pool = executor_of(executor, replicas, address, gpus_per_replica, options["threads"])
-    show_paper(run(models or MODELS, out, quick, listener(log_json), pool, **options), plain_console())
+    show_paper(run(models or MODELS, out, quick, listener(log_json), executor=pool, **options), plain_console())

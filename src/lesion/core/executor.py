@@ -23,7 +23,7 @@ class Executor(Protocol):
         """Has the replicas made, and ends them with the context.
 
         Args:
-            spec: What a replica must be (:class:`lesion.study.replica.Replica`).
+            spec: What a replica must be (:class:`lesion.study.spec.Spec`).
             folder: The run directory.
 
         Raises:

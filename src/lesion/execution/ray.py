@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import LesionError, OptionError, RunError
-from lesion.study.replica import Replica, Spec
+from lesion.study.replica import Replica
+from lesion.study.spec import Spec
 
 TRIES = 3
 """So many replicas try a task before it is given up."""

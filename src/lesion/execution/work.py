@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from lesion.core.errors import LesionError, OptionError, RunError
-from lesion.core.progress import Progress
 from lesion.execution.shards import BEAT, CURRENT, GROUNDS, LOOK, SLOWEST, SPEC, TASKS, WORK, Claims
-from lesion.study.replica import Replica, Spec
+from lesion.study.replica import Replica
 from lesion.study.rundir import RESULT
+from lesion.study.spec import Spec
 
 IDLE = 600.0
 """Seconds for which a worker waits for a study that has not begun, or for more tasks."""
 
 
-def work(run: str | Path, shard: str = "0/1", progress: Progress | None = None, idle: float = IDLE, **own: Any) -> int:
+def work(run: str | Path, shard: str = "0/1", idle: float = IDLE, **own: Any) -> int:
     """Does tasks until the study has its result.
 
     Args:
         run: The study's run directory; it need not be there yet.
         shard: Which worker of how many, such as ``0/4``: each begins with other tasks.
-        progress: Told of each task.
         idle: Seconds to wait for more to do; then the worker ends.
         own: Options that are this process's own (:data:`lesion.study.replica.OURS`).
 
@@ -52,8 +51,6 @@ def work(run: str | Path, shard: str = "0/1", progress: Progress | None = None, 
             time.sleep(pause)
             pause = min(2 * pause, SLOWEST)
             continue
-        if progress is not None:
-            progress.warn(f"task {name}")
         count += _do(claims, name, lambda claims=claims: replicas.of(claims.folder))
         quiet, pause = time.monotonic(), LOOK
 

@@ -1,80 +1,32 @@
 """A :class:`Replica`: a study's model in another process, which does what the study asks of it.
 
-It is made from a :class:`Spec`, loads its own weights and images, and must come to the same model, images and versions as the
-study: another is refused.
+It is made from a :class:`~lesion.study.spec.Spec`, loads its own weights and images, and must come to the same model, images
+and versions as the study: another is refused.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from lesion.ablation.ground import Ground, request_of
 from lesion.ablation.pooled import KINDS, answer
 from lesion.ablation.replies import MaskedReplies
-from lesion.core.errors import RunError
-from lesion.core.identity import Identity
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Sites
-from lesion.data.samples import Sample, load_samples
+from lesion.data.samples import load_samples
 from lesion.models.loading import load
 from lesion.models.threads import computing
-from lesion.models.vlm import VisionLanguageModel
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.pooled import scored
-from lesion.study.manifest import conditions
-from lesion.study.options import StudyOptions
 from lesion.study.reading import as_read
+from lesion.study.spec import Spec
 
 GROUNDS = 2
 """Of so many grounds a replica keeps what it computed of the intact model."""
 OURS = ("device", "threads", "device_map")
 """Options that each process may have its own of."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a replica must be.
-
-    Attributes:
-        options: The study's.
-        conditions: Versions, dtype and identity of the study's model (:func:`lesion.study.manifest.conditions`).
-        digests: Sample id -> digest.
-        more: Samples that the options do not name.
-    """
-
-    options: StudyOptions
-    conditions: Mapping[str, Any]
-    digests: Mapping[str, str]
-    more: Sequence[Sample] = ()
-
-    def pack(self) -> bytes:
-        """For other processes."""
-        more = [
-            {"id": s.id, "category": s.category, "reference": s.reference, "prompt": s.prompt, "image": s.image is not None}
-            for s in self.more
-        ]
-        images = {str(i): np.asarray(s.image) for i, s in enumerate(self.more) if s.image is not None}
-        head = {"options": self.options.to_yaml(), "conditions": dict(self.conditions), "digests": dict(self.digests)}
-        return pack({**head, "more": more}, images)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Spec:
-        """From :meth:`pack`."""
-        head, images = unpack(data)
-        more = [
-            Sample(
-                s["id"], Image.fromarray(images[str(i)]) if s["image"] else None, s["category"], s["reference"], s["prompt"]
-            )
-            for i, s in enumerate(head["more"])
-        ]
-        return cls(StudyOptions.from_yaml(head["options"], "the study"), head["conditions"], head["digests"], more)
 
 
 class Replica:
@@ -95,32 +47,15 @@ class Replica:
         self.vlm = load(
             options.model, options.dtype, options.device, options.trust_remote_code, options.device_map, options.quantization
         )
-        self._check_model(spec)
+        spec.check_model(self.vlm)
         samples = load_samples(
             options.data, options.samples, options.seed, options.strict, lambda _: None, options.category
         )
         found = {s.id: s for s in as_read(self.vlm, samples, options.data)} | {s.id: s for s in spec.more}
-        differing = [id for id, digest in spec.digests.items() if id not in found or found[id].digest != digest]
-        if differing:
-            raise RunError(f"sample {differing[0]} is another here ({len(differing)} such samples); expected the study's data")
+        spec.check_samples(found)
         self._samples = found
         self._prompts: dict[str, Any] = {}
         self._grounds: OrderedDict[str, tuple[Ground, MaskedReplies | None]] = OrderedDict()
-
-    def _check_model(self, spec: Spec) -> None:
-        here, there = conditions(self.vlm, self.identity), spec.conditions
-        for name, version in there["versions"].items():
-            if here["versions"].get(name) != version:
-                raise RunError(f"{name} is {here['versions'].get(name)} here and {version} in the study; install the same")
-        if self.identity.differs_from(Identity.from_dict(there["model"])):
-            raise RunError(f"the model here is {self.identity}, and the study's {Identity.from_dict(there['model'])}")
-        if here["dtype"] != there["dtype"]:
-            raise RunError(f"the model here is in {here['dtype']}, and the study's in {there['dtype']}; give --dtype")
-
-    @cached_property
-    def identity(self) -> Identity:
-        """Which model it is."""
-        return self.vlm.identity(untouched=True)
 
     def do(self, task: bytes, ground: Callable[[str], bytes]) -> bytes:
         """Does a task.
@@ -171,18 +106,3 @@ class Replica:
             )  # fmt: skip
             self._grounds[name] = about, replies
         return replies
-
-
-def spec_of(
-    options: StudyOptions, vlm: VisionLanguageModel, identity: Identity, samples: Sequence[Sample], more: Sequence[Sample]
-) -> Spec:
-    """What replicas of a study's model must be.
-
-    Args:
-        options: The study's.
-        vlm: Its model.
-        identity: Of the model.
-        samples: All of them.
-        more: Those among them that the options do not name.
-    """
-    return Spec(options, conditions(vlm, identity), {s.id: s.digest for s in samples}, more)

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lesion.ablation.clip import ClipScorer, load_clip
-from lesion.core.errors import OptionError
 from lesion.core.executor import Executor
 from lesion.core.identity import Identity
 from lesion.core.progress import Progress, Silent
 from lesion.core.sites import Sites
 from lesion.data.samples import Sample, load_samples, split
-from lesion.models.loading import load
 from lesion.models.threads import computing
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study import rundir
@@ -27,9 +25,9 @@ from lesion.study.bench import Bench
 from lesion.study.doctor import examine
 from lesion.study.manifest import check_same, manifest
 from lesion.study.options import StudyOptions
-from lesion.study.reading import as_read, with_data
-from lesion.study.replica import spec_of
+from lesion.study.reading import as_read, check_fit, chosen_sites, loaded, with_data
 from lesion.study.rundir import RunDirectory, default_folder
+from lesion.study.spec import spec_of
 
 
 class Session(Bench):
@@ -111,12 +109,12 @@ class Session(Bench):
         split(samples, options.split if ranks else "same")  # what is wrong with it is said before anything is loaded
         if ranks and options.split == "same":
             note("neurons are ranked and measured on the same samples, so k* is fitted to them")
-        vlm = model or _load(options, progress)
+        vlm = model or loaded(options, progress)
         samples = as_read(vlm, samples, options.data)
         halves = split(samples, options.split if ranks else "same")
         more = as_read(vlm, more, options.data)
         sites = chosen_sites(vlm, options)
-        _check(vlm, sites, options)
+        check_fit(vlm, sites, options)
         identity = vlm.identity(untouched=model is None)
         if check is not None:
             check(vlm, sites, identity)
@@ -143,29 +141,3 @@ class Session(Bench):
         )
         # What a process that was killed had spent is not known.
         self.run.write_json(rundir.MANIFEST, {**about, "spent": asdict(self.spent) if finished else None})
-
-
-def chosen_sites(vlm: VisionLanguageModel, options: StudyOptions) -> Sites:
-    """The sites that the options choose.
-
-    Raises:
-        OptionError: The model has none of them that can reach its answer.
-    """
-    sites = vlm.sites.select(options.component, options.role, reachable_only=True, layers=options.layers)
-    if not len(sites):
-        raise OptionError(f"no {options.role} site of component {options.component!r} can reach the model's answer")
-    return sites
-
-
-def _load(options: StudyOptions, progress: Progress) -> VisionLanguageModel:
-    with progress.stage(f"loading {options.model}", None):
-        return load(
-            options.model, options.dtype, options.device, options.trust_remote_code, options.device_map, options.quantization
-        )
-
-
-def _check(vlm: VisionLanguageModel, sites: Sites, options: StudyOptions) -> None:
-    """Whether the options fit the model."""
-    if options.max_k is not None and options.max_k > sites.neurons:
-        raise OptionError(f"max_k is {options.max_k}; there are {sites.neurons} neurons of this component and role")
-    options.intervention().check(sites, vlm.is_encoder_decoder)
