@@ -38,7 +38,7 @@ class Known:
         self.batches: list[list[NeuronSet]] = []
         self.read_alone: list[NeuronSet] = []
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
+    def stream(self, requests: Sequence[Request], apart: bool = False) -> Iterator[dict[int, Evaluation]]:
         self.batches.append([r.neurons for r in requests])
         yield {place: self.measured(r.neurons) for place, r in enumerate(requests)}
 

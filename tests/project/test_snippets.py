@@ -143,7 +143,7 @@ def check_python(arguments: list[str]) -> None:
 
 
 OTHERS: dict[str, Callable[[list[str]], None]] = {"make": check_make, "pip": check_pip, "python": check_python}
-SHELL_WORDS = ("export", "role=", "roles=", "seed=")
+SHELL_WORDS = ("export", "role=", "roles=", "seed=", "run=", "if", "else", "fi")
 """What a job's script has beside commands."""
 
 

@@ -17,7 +17,7 @@ from lesion.core.evaluation import Evaluation
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.models.vlm import VisionLanguageModel
-from lesion.study import session
+from lesion.study import reading
 from lesion.study.options import StudyOptions
 from lesion.study.rundir import CONFIG, EVALUATIONS
 from tests import tiny_models
@@ -121,8 +121,8 @@ def test_every_option_is_tested():
 
 def test_what_is_loaded(vlm, tmp_path, monkeypatch):
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(session, "load", lambda *args: (calls.append(args), vlm)[1])
-    monkeypatch.setattr(session, "reads_text_alone", lambda *args: (calls.append(args), False)[1])
+    monkeypatch.setattr(reading, "load", lambda *args: (calls.append(args), vlm)[1])
+    monkeypatch.setattr(reading, "reads_text_alone", lambda *args: (calls.append(args), False)[1])
     placing = {
         "dtype": "bfloat16", "device": "cpu", "trust_remote_code": True, "device_map": "auto", "quantization": "8bit",
     }  # fmt: skip

@@ -45,8 +45,8 @@ class Replies(Protocol):
         """How many requests cost little more than one."""
         ...
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
-        """What was said of each sample, by a request's place."""
+    def __call__(self, requests: Sequence[Request], apart: bool = False) -> Iterator[dict[int, list[Said]]]:
+        """What was said of each sample, by a request's place; ``apart`` for each request by itself."""
         ...
 
     def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
@@ -92,11 +92,12 @@ class Evaluator:
         """How many requests cost little more than one."""
         return self.replies.room
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[dict[int, Evaluation]]:
+    def stream(self, requests: Sequence[Request], apart: bool = False) -> Iterator[dict[int, Evaluation]]:
         """Masks and measures.
 
         Args:
             requests: A request without neurons measures the intact model.
+            apart: Each goes through the model by itself.
 
         Yields:
             A request's place -> its evaluation, for those that went through the model together.
@@ -105,7 +106,7 @@ class Evaluator:
             OptionError: An intervention is not for its neurons' sites, or statistics that it needs are missing.
         """
         self._check(requests)
-        for group in self.replies(requests):
+        for group in self.replies(requests, apart):
             yield {place: self._evaluation(requests[place], said) for place, said in group.items()}
 
     def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:

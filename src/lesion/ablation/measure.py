@@ -96,14 +96,17 @@ class Ablation:
     def evaluator(self) -> Evaluator:
         return self._make()
 
-    def many(self, sets: Sequence[NeuronSet]) -> list[Evaluation]:
-        """What masking each of the sets does, in their order."""
+    def many(self, sets: Sequence[NeuronSet], apart: bool = False) -> list[Evaluation]:
+        """What masking each of the sets does, in their order; ``apart`` for sets that may be others the next time.
+
+        Sets that go through the model together decide on each other's last digits.
+        """
         keys = [self.key(neurons) for neurons in sets]
         missing = {k: n for k, n in zip(keys, sets, strict=True) if self._store.evaluation(k) is None}
         if missing:
             wanted = list(missing.items())
             requests = [Request(neurons, self.intervention) for _, neurons in wanted]
-            for group in self.evaluator.stream(requests):
+            for group in self.evaluator.stream(requests, apart):
                 self._store.add_evaluations([self._entry(*wanted[place], measured) for place, measured in group.items()])
         return [e for key in keys if (e := self._store.evaluation(key)) is not None]
 
@@ -145,7 +148,7 @@ class Ablation:
             if decision is not None:
                 found[key] = decision
         still = {k: n for k, n in keys.items() if k not in found}
-        found |= {k: self.decide(e) for k, e in zip(still, self.many(list(still.values())), strict=True)}
+        found |= {k: self.decide(e) for k, e in zip(still, self.many(list(still.values()), apart=True), strict=True)}
         return [found[key] for key in asked]
 
     def collapses(self, sets: Sequence[NeuronSet]) -> list[bool]:

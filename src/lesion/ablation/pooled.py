@@ -51,8 +51,8 @@ class PooledReplies:
     def _name(self) -> str:
         return self._executor.share(self._ground.pack())
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
-        yield from self._each(requests, "said", _said)
+    def __call__(self, requests: Sequence[Request], apart: bool = False) -> Iterator[dict[int, list[Said]]]:
+        yield from self._each(requests, "said", _said, apart)
 
     def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
         """Nothing is held: who reads need not be who answers."""
@@ -61,8 +61,10 @@ class PooledReplies:
     def tokens(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Sequence[float]]]]:
         yield from self._each(requests, "losses", _losses)
 
-    def _each(self, requests: Sequence[Request], kind: Kind, make: Callable[[Any], T]) -> Iterator[dict[int, list[T]]]:
-        lists = list(self._grouping.units(requests, reading=kind != "said"))
+    def _each(
+        self, requests: Sequence[Request], kind: Kind, make: Callable[[Any], T], apart: bool = False
+    ) -> Iterator[dict[int, list[T]]]:
+        lists = list(self._grouping.units(requests, kind != "said", apart))
         places = [(i, j) for i, units in enumerate(lists) for j in range(len(units))]
         found: list[list[list[T] | None]] = [[None] * len(units) for units in lists]
         for done, data in self._executor.run([self._task(requests, lists[i][j], kind) for i, j in places]):

@@ -167,25 +167,29 @@ class MaskedReplies:
             if of.speeches and len({c.place for c in mine}) == 1 and of.size <= room:
                 self._held[requests[mine[0].place], tuple(c.sample for c in mine)] = of
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[dict[int, list[Said]]]:
+    def __call__(self, requests: Sequence[Request], apart: bool = False) -> Iterator[dict[int, list[Said]]]:
         """Answers each request, those together that go through the model together.
 
         What is computed depends on the requests alone, not on those before: a study that was killed ends with the same figures.
 
+        Args:
+            requests: What is asked.
+            apart: Each by itself, so that it does not depend on the others either.
+
         Yields:
             A request's place -> what was said of each sample.
         """
-        yield from self._each(requests, lambda unit: self.said(requests, unit))
+        yield from self._each(requests, lambda unit: self.said(requests, unit), apart=apart)
 
     def said(self, requests: Sequence[Request], unit: Unit) -> list[Said]:
         """What is said in each cell of a unit."""
         return _fitting(lambda cells: self._say(requests, cells), unit.cells)
 
     def _each(
-        self, requests: Sequence[Request], ask: Callable[[Unit], list[T]], reading: bool = False
+        self, requests: Sequence[Request], ask: Callable[[Unit], list[T]], reading: bool = False, apart: bool = False
     ) -> Iterator[dict[int, list[T]]]:
         """Asks about each sample under each request, unit by unit."""
-        for units in self.grouping.units(requests, reading):
+        for units in self.grouping.units(requests, reading, apart):
             yield together(units, [ask(unit) for unit in units])
 
     def _say(self, requests: Sequence[Request], cells: Sequence[Cell]) -> list[Said]:

@@ -96,14 +96,15 @@ class Grouping:
         """How many requests write together."""
         return max(1, self.writing // max(self._count, 1)) if self._vlm.engine.layers else 1
 
-    def units(self, requests: Sequence[Request], reading: bool) -> Iterator[list[Unit]]:
+    def units(self, requests: Sequence[Request], reading: bool, apart: bool = False) -> Iterator[list[Unit]]:
         """Lists of units; the requests of a list are done when all of its units are.
 
-        Requests that start at about the same layer go together.
+        Requests go together with those that are asked beside them, so that it does not matter what is asked later.
 
         Args:
             requests: What is asked.
             reading: Whether reference answers are read, and nothing is written.
+            apart: No request goes together with another.
         """
         kinds: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
@@ -113,10 +114,9 @@ class Grouping:
             if self._splits(requests[places[0]]):
                 most = self.reading if reading else self.writing
             # Where more rows cost as much more, masks that read together gain nothing.
-            room = 1 if reading and not self._vlm.wide else max(1, most // max(self._count, 1))
-            ordered = sorted(places, key=lambda place: self.first_layer(requests[place]))
-            for i in range(0, len(ordered), room):
-                part = tuple(ordered[i : i + room])
+            room = 1 if apart or (reading and not self._vlm.wide) else max(1, most // max(self._count, 1))
+            for i in range(0, len(places), room):
+                part = tuple(sorted(places[i : i + room], key=lambda place: self.first_layer(requests[place])))
                 yield [Unit(part, range(at, min(at + most, self._count))) for at in range(0, self._count, most)]
 
     def _splits(self, request: Request) -> bool:

@@ -44,7 +44,7 @@ def executor_of(kind: str, replicas: int, address: str | None, gpus: float | Non
     return None
 
 
-@takes(*fields_of("device", "device_map", "threads", threads="auto"))
+@takes(*fields_of("device", "device_map", "threads", "trust_remote_code"))
 def work(
     run: Annotated[str, typer.Argument(help="run directory of a study with --executor shards, on a shared file system")],
     shard: Annotated[str, typer.Option(help="which worker of how many, from 0")] = "0/1",

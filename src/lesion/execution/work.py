@@ -97,7 +97,13 @@ class _Replicas:
     def of(self, folder: Path) -> Replica:
         spec = (folder / SPEC).read_bytes()
         if self._replica is None or spec != self._spec:
-            self._replica, self._spec = Replica(Spec.unpack(spec), **self._own), spec
+            read = Spec.unpack(spec)
+            if read.options.trust_remote_code and not self._own.get("trust_remote_code"):
+                # Who can write into the folder is not who started the worker.
+                raise RunError(
+                    f"{folder} asks to run code that comes with {read.options.model}; if you trust it, give --trust-remote-code"
+                )
+            self._replica, self._spec = Replica(read, **self._own), spec
         return self._replica
 
 
