@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,12 @@ from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Site, Sites
 from lesion.data.samples import load_samples
+from lesion.execution.shards import ShardsExecutor
 from lesion.execution.work import work
 from lesion.hooks.intervene import INTERVENTIONS, Intervention, Mean, Scale, Zero
 from lesion.models.inputs import Answer
 from lesion.paper import paper
+from lesion.study.options import StudyOptions
 from lesion.study.replica import Replica
 from lesion.study.spec import Spec
 from tests.execution.common import OPTIONS, answer, check_same
@@ -136,23 +139,16 @@ def test_an_intervention_of_ones_own_needs_a_name(monkeypatch: pytest.MonkeyPatc
 
 def test_a_folder_cannot_ask_a_worker_for_code(tmp_path: Path):
     """Whoever can write there would run what they like on the worker."""
-    from lesion.execution.shards import ShardsExecutor
-    from lesion.study.options import StudyOptions
-
     options = StudyOptions.parse(**OPTIONS, trust_remote_code=True)
     executor = ShardsExecutor(1)
     with executor.opened(Spec(options, {}, {}).pack(), tmp_path):
         next_task = executor.run([b"x"])
-        import threading
-
         threading.Thread(target=lambda: next(next_task, None), daemon=True).start()
         with pytest.raises(RunError, match="asks to run code that comes with tiny-llava"):
             work(tmp_path, idle=5)
 
 
 def test_samples_that_the_options_do_not_name_are_carried(tmp_path: Path):
-    from lesion.study.options import StudyOptions
-
     more = load_samples("scenes", 2, seed=5)
     read = Spec.unpack(Spec(StudyOptions.parse(), {}, {}, more).pack())
     assert [s.digest for s in read.more] == [s.digest for s in more]

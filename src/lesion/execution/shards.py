@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -82,27 +82,37 @@ class ShardsExecutor:
             waiting[name] = number
         pause = LOOK
         while waiting:
-            there = [name for name in waiting if (self._folder / DONE / name).exists()]
+            there = sorted(_names(self._folder / DONE) & waiting.keys())
             for name in there:
                 data = (self._folder / DONE / name).read_bytes()
                 self._remove(name)
                 yield waiting.pop(name), data
-            for name in waiting:
-                self._check(name)
+            self._check(waiting)
             pause = LOOK if there else min(2 * pause, SLOWEST)
             if waiting:
                 time.sleep(pause)
 
-    def _check(self, name: str) -> None:
+    def _check(self, waiting: Container[str]) -> None:
         """Whether a task has failed for good."""
-        failures = sorted((self._folder / FAILED).glob(f"{name}.*"))
-        if len(failures) >= TRIES:
-            why = failures[-1].read_text()
-            raise RunError(f"a task failed on {TRIES} workers, at last with: {why}; what was measured before is kept")
+        failures: dict[str, list[Path]] = {}
+        for failure in sorted((self._folder / FAILED).iterdir(), key=lambda path: path.stat().st_mtime):
+            name = failure.name.partition(".")[0]
+            if name in waiting:
+                failures.setdefault(name, []).append(failure)
+        for of in failures.values():
+            if len(of) >= TRIES:
+                raise RunError(
+                    f"a task failed on {TRIES} workers, at last with: {of[-1].read_text()}; what was measured before is kept"
+                )
 
     def _remove(self, name: str) -> None:
         for part in (TASKS, CLAIMS, DONE):
             (self._folder / part / name).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    """The files of a folder, without those that are not whole yet."""
+    return {name for name in os.listdir(folder) if name.isdigit()}
 
 
 class Claims:
@@ -120,14 +130,12 @@ class Claims:
     def take(self) -> str | None:
         """Claims a task; None where there is none that nobody works on."""
         try:
-            names = sorted(p.name for p in (self.folder / TASKS).iterdir() if not p.name.startswith("."))
+            tasks, claimed, done = (_names(self.folder / part) for part in (TASKS, CLAIMS, DONE))
         except FileNotFoundError:
             return None
-        own = [name for name in names if int(name) % self._shards == self._mine]
-        for name in [*own, *(name for name in names if name not in own)]:
-            if not (self.folder / DONE / name).exists() and self._claimed(name):
-                return name
-        return None
+        # What nobody works on comes first, and of that a worker's own; then what somebody may have died over.
+        order = sorted(tasks - done, key=lambda name: (name in claimed, int(name) % self._shards != self._mine, name))
+        return next((name for name in order if self._claimed(name)), None)
 
     def _claimed(self, name: str) -> bool:
         claim = self.folder / CLAIMS / name

@@ -79,7 +79,7 @@ def _do(claims: Claims, name: str, replica: Callable[[], Replica]) -> int:
             return 0  # the study's process is gone
         try:
             task = (claims.folder / TASKS / name).read_bytes()
-            claims.done(name, made.do(task, lambda ground: (claims.folder / GROUNDS / ground).read_bytes()))
+            claims.done(name, made.do(task, lambda ground: (claims.folder / GROUNDS / Path(ground).name).read_bytes()))
         except FileNotFoundError:
             return 0
         except Exception as error:  # whatever a model raises; another worker may fare better
@@ -110,7 +110,8 @@ class _Replicas:
 def _current(folder: Path) -> Path | None:
     """The folder of the study's process; None where none is there."""
     try:
-        return folder / WORK / (folder / WORK / CURRENT).read_text()
+        # A name, whatever is written there: nothing outside is read.
+        return folder / WORK / Path((folder / WORK / CURRENT).read_text()).name
     except OSError:
         return None
 
