@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,16 @@ def test_a_folder_cannot_ask_a_worker_for_code(tmp_path: Path):
     options = StudyOptions.parse(**OPTIONS, trust_remote_code=True)
     executor = ShardsExecutor(1)
     with executor.opened(Spec(options, {}, {}).pack(), tmp_path):
-        next_task = executor.run([b"x"])
-        threading.Thread(target=lambda: next(next_task, None), daemon=True).start()
+
+        def drive() -> None:
+            with suppress(OSError):  # the folder goes with the context
+                next(executor.run([b"x"]))
+
+        driver = threading.Thread(target=drive)
+        driver.start()
         with pytest.raises(RunError, match="asks to run code that comes with tiny-llava"):
             work(tmp_path, idle=5)
+    driver.join()
 
 
 def test_samples_that_the_options_do_not_name_are_carried(tmp_path: Path):

@@ -71,6 +71,7 @@ def _open(entry: Entry) -> Image.Image:
     Image.init()
     image = Image.open(entry.open(), formats=[name for name in Image.ID if name not in PROGRAMS])
     if image.width * image.height > MOST_PIXELS:
+        image.close()
         raise Image.DecompressionBombError
     return image
 
