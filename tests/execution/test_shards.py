@@ -34,6 +34,23 @@ def ended(workers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     return [process.returncode for process in workers]
 
 
+def one_after_the_other(run: Path, codes: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+    """Runs the study with workers, of which each comes when the one before has ended."""
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def follow() -> None:
+        for number, code in enumerate(codes):
+            if workers:
+                workers[-1].wait(120)
+            workers.append(worker(run, f"{number}/{len(codes)}", code))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    Study(out=run, executor=ShardsExecutor(len(codes)), **OPTIONS).run()
+    follower.join()
+    return workers
+
+
 def test_two_workers_give_the_same_answer(serial: Path, tmp_path: Path):
     run = tmp_path / "run"
     workers = [worker(run, f"{i}/2") for i in range(2)]
@@ -44,7 +61,7 @@ def test_two_workers_give_the_same_answer(serial: Path, tmp_path: Path):
 
 
 def test_a_worker_that_is_killed_costs_nothing(serial: Path, tmp_path: Path):
-    """One dies in the midst of its third task, whose claim the other takes over."""
+    """One dies in the midst of its third task, whose claim the other takes over, which comes then."""
     run = tmp_path / "run"
     expires = "import lesion.execution.shards as s, lesion.execution.work as w; s.EXPIRES, w.BEAT = 3.0, 0.5"
     dies = """
@@ -58,8 +75,7 @@ def dying(self, task, ground):
     return do(self, task, ground)
 Replica.do = dying
 """
-    workers = [worker(run, "0/2", expires + dies), worker(run, "1/2", expires)]
-    Study(out=run, executor=ShardsExecutor(2), **OPTIONS).run()
+    workers = one_after_the_other(run, [expires + dies, expires])
     assert ended(workers) == [9, 0]
     check_same(run, serial)
 
@@ -154,8 +170,7 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path, serial: Path):
 import lesion.study.manifest as m
 m._version = lambda package: "0.0" if package == "transformers" else m.version(package)
 """
-    workers = [worker(run, "0/2", older), worker(run, "1/2")]
-    Study(out=run, executor=ShardsExecutor(2), **OPTIONS).run()
+    workers = one_after_the_other(run, [older, ""])
     said = [process.communicate(timeout=120)[1].decode() for process in workers]
     assert [process.returncode for process in workers] == [2, 0]
     assert "transformers is 0.0 here and " in said[0]
