@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from lesion.core.evaluation import Evaluation
 from lesion.core.importance import Importance
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood, perplexity, pool
-from lesion.core.progress import Progress
+from lesion.core.progress import Advance, Progress
 from lesion.core.ranking import Ranking
 from lesion.hooks.intervene import Intervention
 
@@ -96,18 +97,27 @@ class Ablation:
     def evaluator(self) -> Evaluator:
         return self._make()
 
-    def many(self, sets: Sequence[NeuronSet], apart: bool = False) -> list[Evaluation]:
-        """What masking each of the sets does, in their order; ``apart`` for sets that may be others the next time.
+    def many(
+        self, sets: Sequence[NeuronSet], apart: bool = False, advance: Advance = lambda _: None
+    ) -> list[Evaluation]:
+        """What masking each of the sets does, in their order.
 
-        Sets that go through the model together decide on each other's last digits.
+        Args:
+            sets: Of neurons.
+            apart: For sets that may be others the next time: those that go through the model together decide on each other's
+                last digits.
+            advance: Called with how many of the sets are there, as they come.
         """
         keys = [self.key(neurons) for neurons in sets]
         missing = {k: n for k, n in zip(keys, sets, strict=True) if self._store.evaluation(k) is None}
+        times = Counter(keys)
+        advance(sum(count for key, count in times.items() if key not in missing))
         if missing:
             wanted = list(missing.items())
             requests = [Request(neurons, self.intervention) for _, neurons in wanted]
             for group in self.evaluator.stream(requests, apart):
                 self._store.add_evaluations([self._entry(*wanted[place], measured) for place, measured in group.items()])
+                advance(sum(times[wanted[place][0]] for place in group))
         return [e for key in keys if (e := self._store.evaluation(key)) is not None]
 
     def _entry(self, key: str, neurons: NeuronSet, measured: Evaluation) -> Entry:
@@ -222,12 +232,8 @@ class Ablation:
             return []
         sets = {which: neurons for which, neurons in drawn.items() if neurons is not None}
         with self._progress.stage("controls", len(sets)) as advance:
-            measured: dict[tuple[str, int], Evaluation] = {}
-            together, chosen = self.evaluator.together, list(sets)
-            for i in range(0, len(chosen), together):
-                part = chosen[i : i + together]
-                measured |= zip(part, self.many([sets[which] for which in part]), strict=True)
-                advance(len(part))
+            # All at once, so that no replica waits for another's; units are the same in a process of its own.
+            measured = dict(zip(sets, self.many(list(sets.values()), advance=advance), strict=True))
         return [
             Control(kind, seed, len(critical), e := measured.get((kind, seed)), None if e is None else self.decide(e))
             for kind, seed in drawn

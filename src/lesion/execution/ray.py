@@ -103,13 +103,17 @@ class RayExecutor:
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         waiting = deque((number, 1) for number in range(len(tasks)))
         working: dict[Any, tuple[int, int, Any]] = {}
-        while waiting or working:
+
+        def hand_out() -> None:
             while waiting and self._idle:
                 number, tries = waiting.popleft()
                 actor = self._idle.popleft()
                 # The references stand in lists, so that an actor is sent only what it asks for.
                 reference = actor.do.remote(tasks[number], {name: [ref] for name, ref in self._shared.items()})
                 working[reference] = number, tries, actor
+
+        while waiting or working:
+            hand_out()
             done = self._wait([*working, *self._starting], only_starting=not working)
             if done in self._starting:
                 self._begin(done)
@@ -126,6 +130,7 @@ class RayExecutor:
                 self._replace(actor)
                 continue
             self._idle.append(actor)
+            hand_out()  # before whoever asked makes something of the answer
             yield number, data
 
     def _wait(self, references: Sequence[Any], only_starting: bool) -> Any:
