@@ -18,7 +18,7 @@ from lesion.execution.ray import RayExecutor
 from lesion.study.study import Study
 
 OPTIONS: dict[str, Any] = {
-    "model": "tiny-llava", "samples": 128, "controls": 20, "max_new_tokens": 16, "clip": "none", "threads": "1",
+    "model": "tiny-llava", "samples": 256, "controls": 20, "max_new_tokens": 16, "clip": "none", "threads": "1",
 }  # fmt: skip
 
 

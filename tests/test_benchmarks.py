@@ -7,6 +7,7 @@ import pytest
 from benchmarks.cases import LONGEST, Bench, ties
 from benchmarks.memory import memory, peak
 from benchmarks.peers import Hooks
+from benchmarks.schedule import WAVES, Pool
 from benchmarks.searching import searching
 from benchmarks.timing import compare, row
 from lesion.ablation.units import Request
@@ -55,3 +56,19 @@ def test_the_hook_loop_measures_the_same():
     wrong = bench.evaluator().many([Request(NeuronSet())] * 3)
     with pytest.raises(AssertionError):
         ties(bench, sets, wrong, theirs)
+
+
+def test_a_simulated_schedule_is_that_of_its_slowest_part():
+    assert Pool(4).run(8, 1.0).seconds == 2.0 and Pool(4).run(9, 1.0).seconds == 3.0
+    assert Pool(4).run(9, 1.0).busy == pytest.approx(9 / 12)
+    driven = Pool(1000, handle=0.01).run(5000, 1.0)
+    assert driven.seconds == pytest.approx(50, rel=0.05) and driven.driver > 0.95 and driven.busy < 0.15
+    assert Pool(1, send=0.1, travel=0.2, handle=0.3).run(1, 1.0).seconds == pytest.approx(1.6)
+
+
+def test_what_runs_at_a_steady_rate_need_not_be_simulated_task_by_task():
+    pool, tasks = Pool(3, send=0.01, travel=0.02, handle=0.05), 3 * WAVES + 600
+    assert pool.run(tasks, 1.0).seconds == pytest.approx(pool._run(pool._drawn(tasks, 1.0, 0)), rel=0.02)
+    varied = Pool(3, spread=0.3)
+    assert varied.run(tasks, 1.0).seconds == pytest.approx(varied._run(varied._drawn(tasks, 1.0, 1)), rel=0.05)
+    assert varied.run(30, 1.0).busy < 1

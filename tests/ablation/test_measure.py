@@ -34,7 +34,7 @@ class Known:
     chance = [CHANCE] * 4
 
     def __init__(self, room: int = 1) -> None:
-        self.room = self.together = room
+        self.room = room
         self.batches: list[list[NeuronSet]] = []
         self.read_alone: list[NeuronSet] = []
 

@@ -21,7 +21,7 @@ from lesion.core.progress import Silent
 from tests.execution.common import OPTIONS, check_same, words
 
 ray: Any = pytest.importorskip("ray")
-from lesion.execution.ray import TRIES, RayExecutor  # noqa: E402
+from lesion.execution.ray import TRIES, RayExecutor, Waiting  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ class Killer(Silent):
         return super().stage(name, total)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_is_the_same_answer(local: None, serial: Path, tmp_path: Path, replicas: int):
     Study(out=tmp_path / "run", executor=RayExecutor(replicas, threads=1), **OPTIONS).run()
     check_same(tmp_path / "run", serial)
@@ -63,6 +63,16 @@ def test_an_actor_that_is_killed_costs_nothing(local: None, serial: Path, tmp_pa
     Study(out=tmp_path / "run", executor=executor, progress=Killer("masking the top k", kill), **OPTIONS).run()
     assert killed
     check_same(tmp_path / "run", serial)
+
+
+def test_a_replica_begins_with_tasks_of_its_own():
+    """So that what is asked again of the same samples comes to the replica that knows them."""
+    waiting = Waiting(7, 2)
+    assert [waiting.next(1) for _ in range(3)] == [(1, 1), (3, 1), (5, 1)]
+    assert waiting.next(1) == (0, 1), "then it helps"
+    waiting.again(0, 2)
+    assert [waiting.next(0) for _ in range(4)] == [(0, 2), (2, 1), (4, 1), (6, 1)]
+    assert not waiting and not Waiting(0, 3)
 
 
 def test_a_task_that_no_replica_can_do_is_said(local: None, tmp_path: Path):

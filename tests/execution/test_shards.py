@@ -51,11 +51,12 @@ def one_after_the_other(run: Path, codes: Sequence[str]) -> list[subprocess.Pope
     return workers
 
 
-def test_two_workers_give_the_same_answer(serial: Path, tmp_path: Path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_give_the_same_answer(serial: Path, tmp_path: Path, count: int):
     run = tmp_path / "run"
-    workers = [worker(run, f"{i}/2") for i in range(2)]
-    Study(out=run, executor=ShardsExecutor(2), **OPTIONS).run()
-    assert ended(workers) == [0, 0], "they end with the study"
+    workers = [worker(run, f"{i}/{count}") for i in range(count)]
+    Study(out=run, executor=ShardsExecutor(count), **OPTIONS).run()
+    assert ended(workers) == [0] * count, "they end with the study"
     check_same(run, serial)
     assert not (run / WORK).exists(), "nothing is left behind"
 

@@ -36,11 +36,6 @@ class Replies(Protocol):
     """What answers requests, on samples that it knows; :class:`~lesion.ablation.replies.MaskedReplies` is one."""
 
     @property
-    def together(self) -> int:
-        """How many requests are answered together."""
-        ...
-
-    @property
     def room(self) -> int:
         """How many requests cost little more than one."""
         ...
@@ -81,11 +76,6 @@ class Evaluator:
         texts = [a.text for a in self.intact]
         self.chance: list[float] | None = clip.chance(self.samples, texts) if clip else None
         self._intact_clip = clip.score(self.samples, texts) if clip else None
-
-    @property
-    def together(self) -> int:
-        """How many requests are answered together."""
-        return self.replies.together
 
     @property
     def room(self) -> int:

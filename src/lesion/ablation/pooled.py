@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -37,15 +36,9 @@ class PooledReplies:
         self._executor, self._grouping, self._ground, self._spent = executor, grouping, ground, spent
 
     @property
-    def together(self) -> int:
-        """So many that each replica has a unit."""
-        return self._grouping.room * self._executor.replicas
-
-    @property
     def room(self) -> int:
         """So many that each replica has something to read."""
-        units = math.ceil(len(self._ground.samples) / self._grouping.reading)
-        return math.ceil(self._executor.replicas / units)
+        return self._grouping.ahead(self._executor.replicas)
 
     @cached_property
     def _name(self) -> str:
@@ -66,19 +59,31 @@ class PooledReplies:
     ) -> Iterator[dict[int, list[T]]]:
         lists = list(self._grouping.units(requests, kind != "said", apart))
         places = [(i, j) for i, units in enumerate(lists) for j in range(len(units))]
-        found: list[list[list[T] | None]] = [[None] * len(units) for units in lists]
-        for done, data in self._executor.run([self._task(requests, lists[i][j], kind) for i, j in places]):
+        found: list[dict[int, list[T]]] = [{} for _ in lists]
+        tasks = _Tasks(self._name, requests, [unit for units in lists for unit in units], kind)
+        for done, data in self._executor.run(tasks):
             i, j = places[done]
             head, _ = unpack(data)
             self._spent.add(Spent(**head["spent"]))
             found[i][j] = [make(cell) for cell in head["found"]]
-            cells = [part for part in found[i] if part is not None]
-            if len(cells) == len(lists[i]):
-                yield together(lists[i], cells)
+            if len(found[i]) == len(lists[i]):
+                yield together(lists[i], [found[i].pop(number) for number in range(len(lists[i]))])
 
-    def _task(self, requests: Sequence[Request], unit: Unit, kind: Kind) -> bytes:
+
+class _Tasks(Sequence[bytes]):
+    """A task a unit, packed when it is handed out: there may be a hundred thousand."""
+
+    def __init__(self, ground: str, requests: Sequence[Request], units: Sequence[Unit], kind: Kind) -> None:
+        self._ground, self._requests, self._units, self._kind = ground, requests, units, kind
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __getitem__(self, number: Any) -> Any:
+        unit = self._units[number]
         return pack({
-            "kind": kind, "ground": self._name, "requests": [request_dict(requests[place]) for place in unit.places],
+            "kind": self._kind, "ground": self._ground,
+            "requests": [request_dict(self._requests[place]) for place in unit.places],
             "samples": [unit.samples.start, unit.samples.stop],
         })  # fmt: skip
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Judged = tuple[int, tuple[int, ...]]
 """A sample's number, and an answer's tokens."""
-_AHEAD = 4
-"""So many questions are asked before the first is answered: more would mostly be idle ones."""
 _CHECKED = 2
 """Samples on which it is seen once a layer whether a pass can start there."""
 
@@ -108,14 +106,9 @@ class MaskedReplies:
         self._classes = None if vlm.is_encoder_decoder else [vlm.token_classes(p) for p in prompts]
 
     @property
-    def together(self) -> int:
-        """How many requests go through the model together."""
-        return self.grouping.room
-
-    @property
     def room(self) -> int:
         """How many requests cost little more than one: where a pass over more rows takes hardly longer."""
-        return min(self.together, _AHEAD) if self.vlm.wide else 1
+        return self.grouping.ahead()
 
     def read(self, requests: Sequence[Request], hold: bool = False) -> Iterator[dict[int, list[Likelihood]]]:
         """The likelihoods of the reference answers alone, which take no answer of the masked model's own.

@@ -6,6 +6,7 @@ order, and elsewhere: that is what other processes are given (:mod:`lesion.ablat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -19,6 +20,8 @@ from lesion.models.vlm import VisionLanguageModel
 T = TypeVar("T")
 KEPT = 2**30
 """Bytes of what the intact model computed that are kept between masks, and of what masked ones read before they answer."""
+_AHEAD = 4
+"""So many questions are asked before the first is answered: more would mostly be idle ones."""
 _WIDER = 4
 """So many times the batch size are the rows that read together where that costs little more."""
 _WRITING = 8
@@ -66,6 +69,7 @@ class Grouping:
         batch_size: Rows at a time.
         alone: One row at a time.
         kept: Keys and values of so many bytes are held while answers are written.
+        count: So many samples, where ``prompts`` are only some of theirs.
 
     Attributes:
         batch_size: Rows at a time where each cannot have a mask of its own.
@@ -81,8 +85,9 @@ class Grouping:
         batch_size: int,
         alone: bool = False,
         kept: int = KEPT,
+        count: int | None = None,
     ) -> None:
-        self._vlm, self._count = vlm, len(prompts)
+        self._vlm, self._count = vlm, len(prompts) if count is None else count
         self.batch_size = self.reading = self.writing = 1 if alone else batch_size
         # What a masked pass keeps of a sample is small beside what was kept of it when it was scored.
         if vlm.engine.layers and not alone:
@@ -95,6 +100,17 @@ class Grouping:
     def room(self) -> int:
         """How many requests write together."""
         return max(1, self.writing // max(self._count, 1)) if self._vlm.engine.layers else 1
+
+    def ahead(self, replicas: int = 0) -> int:
+        """How many requests are worth asking before the first is answered.
+
+        Args:
+            replicas: In other processes, each of which should have something to read; 0 for this process's model, where it is
+                as many as cost little more than one.
+        """
+        if replicas:
+            return math.ceil(replicas / math.ceil(self._count / self.reading))
+        return min(self.room, _AHEAD) if self._vlm.wide else 1
 
     def units(self, requests: Sequence[Request], reading: bool, apart: bool = False) -> Iterator[list[Unit]]:
         """Lists of units; the requests of a list are done when all of its units are.

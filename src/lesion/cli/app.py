@@ -16,6 +16,7 @@ from lesion.cli.executors import work
 from lesion.cli.explain import explain
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
+from lesion.cli.plan import plan
 from lesion.cli.runs import diff, report, show, try_
 from lesion.cli.schema import schema
 from lesion.cli.study import study
@@ -70,7 +71,8 @@ def lesion(
 for name, command in (
     ("study", study), ("sites", sites), ("doctor", doctor), ("show", show), ("diff", diff), ("try", try_),
     ("check-known", check_known), ("ranks", ranks),
-    ("certify", certify), ("explain", explain), ("paper", paper), ("work", work), ("report", report), ("schema", schema),
+    ("certify", certify), ("explain", explain), ("paper", paper), ("plan", plan), ("work", work), ("report", report),
+    ("schema", schema),
 ):  # fmt: skip
     app.command(name)(one_line_errors()(checked(command)))
 

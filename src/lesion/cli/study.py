@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from lesion.cli.executors import Address, Gpus, Kind, Replicas, executor_of
 from lesion.cli.options import fields_of, takes
 from lesion.cli.progress import LogJson, listener
 from lesion.cli.terminal import Json, Out, answer, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @takes(*fields_of())
@@ -28,11 +31,20 @@ def study(
 ) -> None:
     """Find the critical neurons: score, rank, mask, find k*, and check it. Run again to resume."""
     quiet_libraries()
+    from lesion.cli.show_plan import show_comparison
     from lesion.cli.show_study import show_result
+    from lesion.planning.comparison import compare
     from lesion.report.html import write_report
     from lesion.study.study import Study
 
     pool = executor_of(executor, replicas, address, gpus_per_replica, options["threads"])
     result = Study(out=out, progress=listener(log_json), executor=pool, **options).run(start)
     write_report(result)
-    answer(json, lambda: result.model_dump_json(indent=1), lambda console: show_result(result, console))
+    compared = compare(result)
+
+    def show(console: Console) -> None:
+        show_result(result, console)
+        if compared is not None:
+            show_comparison(compared, console)
+
+    answer(json, lambda: result.model_dump_json(indent=1), show)

@@ -101,13 +101,13 @@ class RayExecutor:
         return name
 
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        waiting = deque((number, 1) for number in range(len(tasks)))
+        waiting = Waiting(len(tasks), self._replicas)
         working: dict[Any, tuple[int, int, Any]] = {}
 
         def hand_out() -> None:
             while waiting and self._idle:
-                number, tries = waiting.popleft()
                 actor = self._idle.popleft()
+                number, tries = waiting.next(self._actors.index(actor))
                 # The references stand in lists, so that an actor is sent only what it asks for.
                 reference = actor.do.remote(tasks[number], {name: [ref] for name, ref in self._shared.items()})
                 working[reference] = number, tries, actor
@@ -126,7 +126,7 @@ class RayExecutor:
                     raise RunError(
                         f"a task failed on {TRIES} replicas, at last with: {lost}; what was measured before is kept"
                     ) from None
-                waiting.appendleft((number, tries + 1))
+                waiting.again(number, tries + 1)
                 self._replace(actor)
                 continue
             self._idle.append(actor)
@@ -174,6 +174,32 @@ class RayExecutor:
             raise LostError(_line(error.cause or error)) from None
         except RayError as error:
             raise LostError(_line(error)) from None
+
+
+class Waiting:
+    """Tasks that nobody works on, and how often each was tried.
+
+    A replica begins with those whose number leaves its own as the rest: what is asked again of the same samples comes to the
+    replica that knows what the intact model does with them.
+
+    Args:
+        count: Of tasks.
+        replicas: That there are.
+    """
+
+    def __init__(self, count: int, replicas: int) -> None:
+        self._queues = [deque((number, 1) for number in range(mine, count, replicas)) for mine in range(replicas)]
+
+    def __bool__(self) -> bool:
+        return any(self._queues)
+
+    def next(self, mine: int) -> tuple[int, int]:
+        """For one of the replicas: of its own, or of those who have most to do."""
+        return (self._queues[mine] or max(self._queues, key=len)).popleft()
+
+    def again(self, number: int, tries: int) -> None:
+        """One that was lost: the next of those who have most to do."""
+        max(self._queues, key=len).appendleft((number, tries))
 
 
 class LostError(Exception):

@@ -30,6 +30,8 @@ LOOK = 0.05
 """Seconds between two looks at the folder, at first; more where nothing happens."""
 SLOWEST = 1.0
 """Seconds between two looks, at most."""
+AHEAD = 16
+"""So many tasks a worker are in the folder."""
 TRIES = 3
 """So many workers try a task before it is given up."""
 
@@ -75,13 +77,16 @@ class ShardsExecutor:
 
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         waiting: dict[str, int] = {}
-        for number, task in enumerate(tasks):
-            name = f"{self._next:08d}"
-            self._next += 1
-            write_bytes(self._folder / TASKS / name, task)
-            waiting[name] = number
+        following, ahead = 0, AHEAD * self._shards
         pause = LOOK
-        while waiting:
+        while waiting or following < len(tasks):
+            # Few at a time: a worker looks through all that are there.
+            while following < len(tasks) and len(waiting) < ahead:
+                name = f"{self._next:08d}"
+                self._next += 1
+                write_bytes(self._folder / TASKS / name, tasks[following])
+                waiting[name] = following
+                following += 1
             there = sorted(_names(self._folder / DONE) & waiting.keys())
             for name in there:
                 data = (self._folder / DONE / name).read_bytes()

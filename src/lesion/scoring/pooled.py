@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lesion.core.executor import Executor
 from lesion.core.importance import Importance, decode, encode
-from lesion.core.packet import pack
-from lesion.core.sites import Sites
+from lesion.core.packet import pack, unpack
+from lesion.core.sites import Site, Sites
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.score import check_any, score
 from lesion.scoring.scorers import get_scorer
+from lesion.scoring.steepest import summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,11 +57,35 @@ def pooled_score(
     return merged
 
 
+def pooled_rise(
+    executor: Executor, ground: str, batches: Sequence[range], sites: Sites, masked: Mapping[str, Any]
+) -> Mapping[Site, np.ndarray]:
+    """As :func:`lesion.scoring.steepest.promised_rise`, with the same sums to the last bit.
+
+    Args:
+        executor: Open.
+        ground: Name of what the replicas know of the samples.
+        batches: The numbers of each batch's samples.
+        sites: Where to look.
+        masked: What is masked, as JSON.
+    """
+    about = {"kind": "rise", "ground": ground, "sites": [s.key for s in sites], "masked": masked}
+    tasks = [pack({**about, "samples": [b.start, b.stop]}) for b in batches]
+    by_key = {site.key: site for site in sites}
+    found = (unpack(data)[1] for _, data in _in_order(executor.run(tasks)))
+    return summed({by_key[key]: values for key, values in part.items()} for part in found)
+
+
 def scored(
     model: nn.Module, sites: Sites, batches: Iterable[ScoringBatch], scorers: Sequence[str], options: ScoreOptions
 ) -> bytes:
     """What a replica gives back for a batch."""
     return encode(score(model, sites, batches, scorers, options, part=True))
+
+
+def risen(rises: Mapping[Site, np.ndarray]) -> bytes:
+    """What a replica gives back where the rise was asked for."""
+    return pack({}, {site.key: values for site, values in rises.items()})
 
 
 def reads(scorer: str) -> bool:

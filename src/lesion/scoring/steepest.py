@@ -18,7 +18,6 @@ from lesion.models.handle import frozen
 from lesion.scoring.gradients import backward
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from lesion.scoring.registry import Pair, ScoringBatch
@@ -39,15 +38,24 @@ def promised_rise(
         Site -> ``-sum over samples and tokens of gradient * activation``, float64 ``[width]``, in nats; a site that no gradient
         reached has none. Samples whose loss is not finite are left out.
     """
-    sums: dict[Site, torch.Tensor] = {}
+    found: list[dict[Site, np.ndarray]] = []
 
     def see(site: Site, pairs: list[Pair]) -> None:
-        for a, g in pairs:
-            # Padding has no part in the loss, so that its gradient is zero.
-            rise = -(a * g).reshape(-1, site.width, site.group).sum((0, 2)).cpu().double()
-            sums[site] = sums[site] + rise if site in sums else rise
+        # Padding has no part in the loss, so that its gradient is zero.
+        rises = [-(a * g).reshape(-1, site.width, site.group).sum((0, 2)).cpu().double().numpy() for a, g in pairs]
+        found[-1][site] = sum(rises[1:], rises[0])
 
     with frozen(model), masked:
         for batch in batches:
+            found.append({})
             backward(model, sites, batch, see)
-    return {site: total.numpy() for site, total in sums.items()}
+    return summed(found)
+
+
+def summed(parts: Iterable[Mapping[Site, np.ndarray]]) -> Mapping[Site, np.ndarray]:
+    """What :func:`promised_rise` gives for batches, from what it gives for each, in their order."""
+    sums: dict[Site, np.ndarray] = {}
+    for part in parts:
+        for site, rise in part.items():
+            sums[site] = sums[site] + rise if site in sums else rise
+    return sums

@@ -103,6 +103,11 @@ class Answered:
         intact, targets = [self.answers[i] for i in ids], [self.targets[i] for i in ids]
         return Ground(ids, intact, targets, self.options.max_new_tokens, self.options.batch_size, statistics or {}, alone)
 
+    def batches(self, count: int) -> list[range]:
+        """The numbers of the samples that go through the model together when they are scored."""
+        size = self.options.batch_size if self.vlm.structure.family.rows_are_samples else 1
+        return [range(i, min(i + size, count)) for i in range(0, count, size)]
+
     def key(self, *parts: Any) -> str:
         """The hash of the model and of everything that decides an outcome."""
         common = (self.identity.key, str(self.vlm.model.dtype), self.options.prompt, self.options.max_new_tokens)

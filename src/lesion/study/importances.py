@@ -96,8 +96,7 @@ def _scored(
         if session.executor is None:
             return score(model, sites, session.vlm.batches(prompts, targets, size), scorers, options, advance)
         ground = session.executor.share(session.ground([s.id for s in samples]).pack())
-        size = size if session.vlm.structure.family.rows_are_samples else 1
-        batches = [range(i, min(i + size, len(samples))) for i in range(0, len(samples), size)]
+        batches = session.batches(len(samples))
         elsewhere = [name for name in scorers if reads(name)]
         found = pooled_score(session.executor, ground, batches, sites, elsewhere, options, advance)
         here = [name for name in scorers if name not in elsewhere]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lesion.core.errors import OptionError, RunError
@@ -13,6 +16,7 @@ from lesion.study.result import Result
 from lesion.study.run import Run
 from lesion.study.session import Session
 from lesion.study.stages import STAGES, Stage, begin, result
+from lesion.study.timings import Timings
 
 
 def check_stage(start: str | None) -> None:
@@ -57,10 +61,23 @@ def run_stages(session: Session, own: Ranking | None = None, start: str | None =
             run.get(name)  # what cannot be read is found before anything that was made from it is removed
         if stage.name in made_from:
             _forget(session, stage)  # it was made from something else than is there now
-        run.get(stage.name)
+        with _timed(session, stage):
+            run.get(stage.name)
         made_from[stage.name] = inputs
         session.run.write_json(rundir.STAGES, made_from)
     return _read(session, run)
+
+
+@contextmanager
+def _timed(session: Session, stage: Stage) -> Iterator[None]:
+    """Notes how long a stage takes, also where it does not come to its end."""
+    start, executor = time.perf_counter(), session.executor
+    try:
+        yield
+    finally:
+        timings = Timings.load(session.run.path) or Timings()
+        seconds = time.perf_counter() - start
+        timings.add(stage.name, seconds, 0 if executor is None else executor.replicas, session.run.path)
 
 
 def _read(session: Session, run: Run) -> Result:

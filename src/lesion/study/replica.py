@@ -16,10 +16,12 @@ from lesion.ablation.replies import MaskedReplies
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Sites
 from lesion.data.samples import load_samples
+from lesion.hooks.intervene import mask
 from lesion.models.loading import load
 from lesion.models.threads import computing
 from lesion.scoring.options import ScoreOptions
-from lesion.scoring.pooled import scored
+from lesion.scoring.pooled import risen, scored
+from lesion.scoring.steepest import promised_rise
 from lesion.study.reading import as_read
 from lesion.study.spec import Spec
 
@@ -70,19 +72,22 @@ class Replica:
                 contexts = self.vlm.embed([self._prompt(id) for id in head["samples"]])
                 return pack([a.as_dict() for a in self.vlm.generate(contexts, self._options.max_new_tokens)])
             chosen = range(*head["samples"])
-            if head["kind"] == "score":
+            if head["kind"] in ("score", "rise"):
                 about, _ = self._ground(head["ground"], ground)
-                return self._score(head, about, chosen)
+                return self._scored(head, about, chosen)
             assert head["kind"] in KINDS, head["kind"]
             requests = [request_of(request, self.vlm.sites) for request in head["requests"]]
             return answer(self._replies(head["ground"], ground), head["kind"], requests, chosen)
 
-    def _score(self, head: Mapping[str, Any], about: Ground, chosen: range) -> bytes:
+    def _scored(self, head: Mapping[str, Any], about: Ground, chosen: range) -> bytes:
         found = {key: self.vlm.sites.get(key) for key in head["sites"]}
         sites = Sites(site for site in found.values() if site is not None)
         prompts, targets = [self._prompt(about.samples[i]) for i in chosen], [about.references[i] for i in chosen]
         batches = self.vlm.batches(prompts, targets, about.batch_size)
-        return scored(self.vlm.model, sites, batches, head["scorers"], ScoreOptions(**head["options"]))
+        if head["kind"] == "score":
+            return scored(self.vlm.model, sites, batches, head["scorers"], ScoreOptions(**head["options"]))
+        request = request_of(head["masked"], self.vlm.sites)
+        return risen(promised_rise(self.vlm.model, sites, batches, mask(self.vlm.model, request.neurons, request.intervention)))
 
     def _prompt(self, id: str) -> Any:
         if id not in self._prompts:

@@ -33,6 +33,7 @@ COLLAPSE, CONFIRMED, MINIMAL, CONTROLS = "collapse.json", "confirmed.json", "min
 BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
 CRITICAL, EXPLANATION, FOUND = "critical.json", "explanation.json", "found.json"
 EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictures", "report.html"
+PLAN, TIMINGS = "plan.json", "timings.json"
 
 
 RECENT = 64
@@ -89,7 +90,7 @@ class RunDirectory:
                     f"{self.path} holds another study ({first} is {held[first]!r} there, {new[first]!r} here); "
                     "choose another --out"
                 )
-        elif self.path.exists() and any(not p.name.startswith((LOCK, f".{CONFIG}")) for p in self.path.iterdir()):
+        elif self.path.exists() and any(not p.name.startswith((LOCK, f".{CONFIG}", PLAN)) for p in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no study; choose another --out")
 
     # -- evaluations -------------------------------------------------------------------------------------------------

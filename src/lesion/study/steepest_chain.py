@@ -7,15 +7,18 @@ at which the model has collapsed, since on other samples a little more may be ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lesion.ablation.ground import request_dict
 from lesion.ablation.measure import Ablation
+from lesion.ablation.units import Request
 from lesion.core.neurons import Neuron, NeuronSet
-from lesion.core.sites import Sites
+from lesion.core.sites import Site, Sites
 from lesion.hooks.intervene import mask
+from lesion.scoring.pooled import pooled_rise
 from lesion.scoring.steepest import promised_rise
 from lesion.study.session import Session
 
@@ -71,12 +74,22 @@ def steepest_chain(session: Session, ablation: Ablation, budget: int) -> Chain:
     return Chain(chain, rounds, rounds)
 
 
+def _rises(session: Session, sites: Sites, request: Request) -> Mapping[Site, np.ndarray]:
+    """What more neurons promise under a mask, on the samples that are ranked on."""
+    ids = [s.id for s in session.ranked]
+    if session.executor is not None:
+        ground = session.executor.share(session.ground(ids).pack())
+        return pooled_rise(session.executor, ground, session.batches(len(ids)), sites, request_dict(request))
+    prompts, targets = [session.prompts[id] for id in ids], [session.targets[id] for id in ids]
+    batches = session.vlm.batches(prompts, targets, session.options.batch_size)
+    model = session.vlm.model
+    return promised_rise(model, sites, batches, mask(model, request.neurons, request.intervention))
+
+
 def _next(session: Session, masked: NeuronSet, count: int) -> list[Neuron]:
     """The neurons that promise most, with others masked."""
-    prompts, targets = [session.prompts[s.id] for s in session.ranked], [session.targets[s.id] for s in session.ranked]
-    model, sites = session.vlm.model, Sites(s for s in session.sites if s.reachable)
-    batches = session.vlm.batches(prompts, targets, session.options.batch_size)
-    rises = promised_rise(model, sites, batches, mask(model, masked, session.options.intervention()))
+    sites = Sites(s for s in session.sites if s.reachable)
+    rises = _rises(session, sites, Request(masked, session.options.intervention()))
     values = np.concatenate([rises.get(site, np.zeros(site.width)) for site in sites])
     owner = np.repeat(np.arange(len(sites)), [site.width for site in sites])
     index = np.concatenate([np.arange(site.width) for site in sites])

@@ -1,0 +1,16 @@
+#!/bin/bash
+# A Slurm job on several nodes: Ray is started on all of them, the study on the first, and all ends with the study.
+# sbatch deploy/slurm-ray.sh --data photos/
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --requeue
+set -euo pipefail
+
+export HF_HUB_OFFLINE=1
+gpus=$((SLURM_NNODES * ${SLURM_GPUS_ON_NODE:-0}))
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun ray symmetric-run --address "$first:${PORT:-6379}" --min-nodes "$SLURM_NNODES" -- \
+    lesion study "${MODEL:-llava-hf/llava-1.5-7b-hf}" --executor ray --address auto --replicas "${REPLICAS:-$gpus}" \
+    --device cpu --dtype "${DTYPE:-float16}" "$@"
