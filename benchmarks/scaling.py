@@ -42,29 +42,28 @@ CALLS = 500
 """To an actor, to see what one takes."""
 
 
-@ray.remote(num_cpus=0)
 class _Echo:
+    """An actor that does nothing."""
+
     def do(self, task: bytes) -> bytes:
         return task
 
 
 def overheads(size: int = 4000) -> tuple[float, float]:
     """Seconds to hand a task of so many bytes to an actor, and until its answer is back."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    try:
-        echo, task = _Echo.remote(), bytes(size)
-        ray.get(echo.do.remote(task))
-        sending, back = [], []
-        for _ in range(CALLS):
-            start = time.perf_counter()
-            reference = echo.do.remote(task)
-            sent = time.perf_counter()
-            ray.get(reference)
-            sending.append(sent - start)
-            back.append(time.perf_counter() - sent)
-        return statistics.median(sending), statistics.median(back)
-    finally:
-        ray.shutdown()
+    echo: Any = ray.remote(num_cpus=0)(_Echo).remote()
+    task = bytes(size)
+    ray.get(echo.do.remote(task))
+    sending, back = [], []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        reference = echo.do.remote(task)
+        sent = time.perf_counter()
+        ray.get(reference)
+        sending.append(sent - start)
+        back.append(time.perf_counter() - sent)
+    ray.kill(echo)
+    return statistics.median(sending), statistics.median(back)
 
 
 def held(count: int = 2000) -> int:
@@ -74,8 +73,8 @@ def held(count: int = 2000) -> int:
     kept = [
         SampleOutcome(
             id=f"sample-{i}", answer=f"a photograph of two cats on a couch, one of them asleep {i}",
-            reference=likelihood[4 * i], generated=likelihood[4 * i + 1], generated_intact=likelihood[4 * i + 2], clip=60.0 + i, kl=0.1 + i,
-            agreement=0.5 + i, exact=False, repeated=0.1 + i, not_text=0.0, mode="intact",
+            reference=likelihood[4 * i], generated=likelihood[4 * i + 1], generated_intact=likelihood[4 * i + 2],
+            clip=60.0 + i, kl=0.1 + i, agreement=0.5 + i, exact=False, repeated=0.1 + i, not_text=0.0, mode="intact",
         )
         for i in range(count)
     ]  # fmt: skip
@@ -133,6 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file for the tables")
     out = parser.parse_args().out
+    # As many as four replicas ask for, though there are two.
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
     send, travel = overheads()
     options, start = StudyOptions.parse(**OPTIONS), time.perf_counter()
     vlm = load(options.model)

@@ -37,7 +37,8 @@ def lines(run: Path) -> dict[str, Any]:
 
 def check_same(run: Path, serial: Path, without: Collection[str] = ()) -> None:
     """Whether a run has the answer of another, and measured the same where both did: one that asks ahead asks more."""
-    assert answer(run, without) == answer(serial, without)
+    mine, theirs = answer(run, without), answer(serial, without)
+    assert mine == theirs, [name for name in mine if mine[name] != theirs[name]]
     mine, theirs = lines(run), lines(serial)
     for key in mine.keys() & theirs.keys():
         assert mine[key] == theirs[key]

@@ -84,20 +84,19 @@ def test_more_replicas_take_less_time_and_the_same_passes(tmp_path: Path):
     few, many = (plan(tmp_path / str(n), n, k_stars=[6], **OPTIONS) for n in (1, 4))
     one, four = few.case(6), many.case(6)
     assert one.stages["controls"].passes == four.stages["controls"].passes
-    assert 2 * few.case(6).stages["importance"].passes == 16
-    slow, fast = (Plan.model_validate({**many.model_dump(), "costs": few.costs, "cases": p.cases}) for p in (few, many))
-    assert slow.case(6).seconds > 0 and fast.case(6).passes >= slow.case(6).passes, "more is asked ahead, and never less"
+    assert one.stages["importance"].passes == four.stages["importance"].passes == 8
+    assert four.passes >= one.passes, "more is asked ahead, and never less"
+    assert four.stages["controls"].seconds < one.stages["controls"].seconds
 
 
 def test_it_plans_for_what_the_study_is_asked(tmp_path: Path):
     """A mean mask, a dear scorer and a measured search have passes of their own."""
     base = plan(tmp_path / "base", **OPTIONS)
-    more = plan(
-        tmp_path / "more", **OPTIONS | {"scorer": "integrated-gradients", "mask": "mean", "search": "measured", "search_budget": 40}
-    )
+    dear = {"scorer": "integrated-gradients", "mask": "mean", "search": "measured", "search_budget": 40}
+    more = plan(tmp_path / "more", **OPTIONS | dear)
     assert more.case(None).stages["importance"].passes > base.case(None).stages["importance"].passes
     assert base.case(None).stages["search"].passes == 0
-    assert 20 * 8 <= more.case(None).stages["search"].passes
+    assert more.case(None).stages["search"].passes >= 20 * 8
 
 
 def test_a_plan_that_is_damaged_is_named(tmp_path: Path):

@@ -9,6 +9,7 @@ import pytest
 from lesion.core.errors import OptionError, RunError
 from lesion.core.files import write_bytes, write_text
 from lesion.core.outcome import Likelihood
+from lesion.study import rundir
 from lesion.study.options import StudyOptions
 from lesion.study.rundir import CONFIG, EVALUATIONS, RunDirectory
 from tests.synthetic import point
@@ -39,6 +40,19 @@ def test_readings_survive_beside_evaluations(tmp_path):
         add(run, "b")
     with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
         assert run.reading("a") == parts and run.evaluation("a") is None and run.reading("b") is None
+
+
+@pytest.mark.parametrize(("count", "room", "kept"), [(3, 10**6, 3), (10, 10**6, 2), (10, 1, 1)])
+def test_few_evaluations_are_kept_in_memory(tmp_path, monkeypatch, count, room, kept):
+    """Few lines where they are long: one of a million samples takes gigabytes."""
+    monkeypatch.setattr(rundir, "RECENT", min(count, kept))
+    monkeypatch.setattr(rundir, "ROOM", room)
+    with RunDirectory.open(tmp_path / "run", OPTIONS) as run:
+        for i in range(count):
+            add(run, str(i))
+        for _ in range(2):
+            assert all(run.evaluation(str(i)) is not None for i in range(count))
+        assert len(run._recent) == kept
 
 
 @pytest.mark.parametrize("cut", [1, 20, 200])

@@ -57,6 +57,12 @@ class Masking:
         act = Request(NeuronSet()).intervention
         return cls(Ablation(lambda: evaluator, act, judge, lambda s: s.digest if len(s) else "", _Kept(), Silent()), loads)
 
+    def taken(self) -> list[Load]:
+        """What it has asked for since it was asked this last."""
+        loads = list(self.loads)
+        self.loads.clear()
+        return loads
+
 
 class _Rehearsed:
     """Stands in for an evaluator, on one sample that stands for all."""

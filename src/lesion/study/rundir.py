@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -36,8 +37,8 @@ EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictur
 PLAN, TIMINGS = "plan.json", "timings.json"
 
 
-RECENT = 64
-"""So many evaluations are kept in memory."""
+RECENT, ROOM = 64, 16 * 2**20
+"""So many evaluations are kept in memory, if their lines have no more bytes than that; the last one whatever its size."""
 
 Made = TypeVar("Made")
 OF_ANOTHER_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -51,7 +52,7 @@ class RunDirectory:
         self.path, self._journal = path, Journal(path / EVALUATIONS)
         # Lines are many and long; what is kept of them is where they are, and the last that were looked at.
         self._places: dict[str, Place] = {}
-        self._line = lru_cache(maxsize=RECENT)(self._journal.at)
+        self._recent: OrderedDict[Place, dict[str, Any]] = OrderedDict()
 
     @classmethod
     @contextmanager
@@ -112,6 +113,14 @@ class RunDirectory:
             return make(self._line(self._places[key]))
         except OF_ANOTHER_SHAPE:
             self._journal.refuse()
+
+    def _line(self, place: Place) -> dict[str, Any]:
+        if place not in self._recent:
+            self._recent[place] = self._journal.at(place)
+        self._recent.move_to_end(place)
+        while len(self._recent) > 1 and (len(self._recent) > RECENT or sum(p.length for p in self._recent) > ROOM):
+            self._recent.popitem(last=False)
+        return self._recent[place]
 
     def _key(self, entry: Any) -> str:
         key = entry.get("key") if isinstance(entry, dict) else None
