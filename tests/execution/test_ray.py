@@ -21,7 +21,7 @@ from lesion.core.progress import Silent
 from tests.execution.common import OPTIONS, check_same, words
 
 ray: Any = pytest.importorskip("ray")
-from lesion.execution.ray import TRIES, RayExecutor, Waiting  # noqa: E402
+from lesion.execution.ray import TRIES, RayExecutor, Waiting, placed  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,17 @@ def test_a_replica_begins_with_tasks_of_its_own():
     waiting.again(0, 2)
     assert [waiting.next(0) for _ in range(4)] == [(0, 2), (2, 1), (4, 1), (6, 1)]
     assert not waiting and not Waiting(0, 3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "threads", "own"),
+    [
+        (0.0, None, {}), (0.0, 2, {"threads": "2"}), (0.5, None, {"device": "auto"}), (1.0, None, {"device": "auto"}),
+        (2.0, 4, {"device": "auto", "device_map": "auto", "threads": "4"}),
+    ],
+)  # fmt: skip
+def test_a_replica_is_on_its_own_gpus(gpus: float, threads: int | None, own: dict[str, str]):
+    assert placed(gpus, threads) == own
 
 
 def test_a_task_that_no_replica_can_do_is_said(local: None, tmp_path: Path):

@@ -99,6 +99,13 @@ def test_it_plans_for_what_the_study_is_asked(tmp_path: Path):
     assert more.case(None).stages["search"].passes >= 20 * 8
 
 
+def test_another_studys_folder_is_left_alone(planned: Path):
+    before = {path: path.read_bytes() for path in planned.iterdir() if path.is_file()}
+    with pytest.raises(RunError, match="holds another study"):
+        plan(planned, role="up", **OPTIONS)
+    assert {path: path.read_bytes() for path in planned.iterdir() if path.is_file()} == before
+
+
 def test_a_plan_that_is_damaged_is_named(tmp_path: Path):
     (tmp_path / PLAN).write_text("{}")
     with pytest.raises(RunError, match=r"plan\.json is no plan that this version of lesion reads; plan again, or delete it"):

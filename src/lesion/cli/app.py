@@ -15,6 +15,7 @@ from lesion.cli.checked import Debug, checked, debug_everywhere
 from lesion.cli.executors import work
 from lesion.cli.explain import explain
 from lesion.cli.export import export
+from lesion.cli.harden import harden
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
 from lesion.cli.plan import plan
@@ -72,8 +73,8 @@ def lesion(
 for name, command in (
     ("study", study), ("sites", sites), ("doctor", doctor), ("show", show), ("diff", diff), ("try", try_),
     ("check-known", check_known), ("ranks", ranks),
-    ("certify", certify), ("explain", explain), ("export", export), ("paper", paper), ("plan", plan), ("work", work),
-    ("report", report), ("schema", schema),
+    ("certify", certify), ("explain", explain), ("export", export), ("harden", harden), ("paper", paper), ("plan", plan),
+    ("work", work), ("report", report), ("schema", schema),
 ):  # fmt: skip
     app.command(name)(one_line_errors()(checked(command)))
 

@@ -1,9 +1,11 @@
-"""``lesion export``."""
+"""``lesion export``, and what it shares with ``lesion harden``: a model, a set of its neurons, and samples to compare on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,35 +13,58 @@ from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
 from lesion.cli.progress import listener
 from lesion.cli.terminal import Json, answer, quiet_libraries
 
+if TYPE_CHECKING:
+    from lesion.core.neurons import NeuronSet
+    from lesion.data.samples import Sample
+    from lesion.models.vlm import VisionLanguageModel
+    from lesion.study.options import StudyOptions
 
-@takes(*fields_of(
-    ARGUMENT, "data", "prompt", "mask", "mask_positions", "max_new_tokens", "seed", "force", *LOADING, samples=8,
-))  # fmt: skip
-def export(
-    neurons: Annotated[str, typer.Argument(help="set of neurons, such as a run's critical.json, or a run directory")],
-    out: Annotated[str, typer.Argument(help="folder for the checkpoint, which is not there yet")],
-    top: Annotated[int | None, typer.Option(help="so many of the first of the run's ranking")] = None,
-    json: Json = False,
-    **options: Any,
-) -> None:
-    """Write the model with neurons masked for good, as a checkpoint that any tool loads; it is loaded again and compared."""
-    quiet_libraries()
+Neurons = Annotated[str, typer.Argument(help="set of neurons, such as a run's critical.json, or a run directory")]
+New = Annotated[str, typer.Argument(help="folder for the checkpoint, which is not there yet")]
+Top = Annotated[int | None, typer.Option(help="so many of the first of the run's ranking")]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a checkpoint is made from."""
+
+    options: StudyOptions
+    vlm: VisionLanguageModel
+    neurons: NeuronSet
+    samples: list[Sample]
+
+
+def opened(neurons: str, out: str, top: int | None, options: Mapping[str, Any]) -> Opened:
+    """Loads what the command names; what is wrong with the words is said before the model is loaded."""
     from lesion.data.samples import load_samples
-    from lesion.remedies.export import check_expressible, check_free
-    from lesion.remedies.export import export as write
+    from lesion.remedies.checkpoint import check_free
     from lesion.study.options import StudyOptions
     from lesion.study.reading import as_read, loaded, with_data
     from lesion.study.trial import neurons_of, read
 
     asked = StudyOptions.parse(**{name: value for name, value in options.items() if name != "force"})
-    check_expressible(asked.intervention())
     check_free(out)
     file, run = (None, neurons) if Path(neurons).is_dir() else (neurons, None)
-    read(file, run, top)  # what is wrong with it is said before the model is loaded
+    read(file, run, top)
     shown = listener()
     vlm = loaded(asked, shown)
     asked = with_data(asked, vlm)
     samples = as_read(vlm, load_samples(asked.data, asked.samples, asked.seed, warn=shown.warn), asked.data)
-    members = neurons_of(vlm, file, run, top, options["force"], shown.warn)
-    written = write(vlm, members, out, samples, asked.prompt, asked.intervention(), asked.max_new_tokens)
+    return Opened(asked, vlm, neurons_of(vlm, file, run, top, options["force"], shown.warn), samples)
+
+
+@takes(*fields_of(
+    ARGUMENT, "data", "prompt", "mask", "mask_positions", "max_new_tokens", "seed", "force", *LOADING, samples=8,
+))  # fmt: skip
+def export(neurons: Neurons, out: New, top: Top = None, json: Json = False, **options: Any) -> None:
+    """Write the model with neurons masked for good, as a checkpoint that any tool loads; it is loaded again and compared."""
+    quiet_libraries()
+    from lesion.hooks.intervene import get_intervention
+    from lesion.remedies.export import check_expressible
+    from lesion.remedies.export import export as write
+
+    act = get_intervention(options["mask"], options["mask_positions"])
+    check_expressible(act)
+    to = opened(neurons, out, top, options)
+    written = write(to.vlm, to.neurons, out, to.samples, to.options.prompt, act, to.options.max_new_tokens)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))

@@ -92,7 +92,7 @@ class RayExecutor:
             gpus = 1.0 if self._ray.cluster_resources().get("GPU") else 0.0
         threads = {} if self._threads is None else {"OMP_NUM_THREADS": str(self._threads)}
         kind = self._ray.remote(num_cpus=self._threads or 1, num_gpus=gpus, max_restarts=0, runtime_env={"env_vars": threads})
-        return kind(_Actor).remote(self._spec, "auto" if gpus else None, self._threads)
+        return kind(_Actor).remote(self._spec, placed(gpus, self._threads))
 
     def share(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()[:16]
@@ -202,6 +202,14 @@ class Waiting:
         max(self._queues, key=len).appendleft((number, tries))
 
 
+def placed(gpus: float, threads: int | None) -> dict[str, str]:
+    """Options of a replica's own: on its GPU, or spread over its GPUs, wherever the study's own process has its model."""
+    own = {"device": "auto"} if gpus else {}
+    if gpus > 1:
+        own["device_map"] = "auto"
+    return own if threads is None else {**own, "threads": str(threads)}
+
+
 class LostError(Exception):
     """A replica could not do a task; another may."""
 
@@ -209,9 +217,8 @@ class LostError(Exception):
 class _Actor:
     """A replica, in a process of Ray's."""
 
-    def __init__(self, spec: bytes, device: str | None, threads: int | None) -> None:
-        own = {"device": device, "threads": None if threads is None else str(threads)}
-        self._spec, self._own = spec, {name: value for name, value in own.items() if value is not None}
+    def __init__(self, spec: bytes, own: dict[str, str]) -> None:
+        self._spec, self._own = spec, own
         self._replica: Replica | None = None
 
     def start(self) -> int:

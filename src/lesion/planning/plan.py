@@ -22,7 +22,7 @@ from lesion.planning.workload import Workload, workload_of
 from lesion.study.options import StudyOptions
 from lesion.study.place import place_for
 from lesion.study.reading import loaded, with_data
-from lesion.study.rundir import PLAN
+from lesion.study.rundir import PLAN, RunDirectory
 from lesion.study.session import Session
 
 
@@ -125,12 +125,13 @@ def plan(
     Raises:
         OptionError: An option that makes no sense, or does not fit the model.
         ModelError, DataError: The model or the data cannot be loaded.
-        RunError: ``out`` is no place for a run.
+        RunError: ``out`` is no place for this run.
     """
     if replicas < 0:
         raise OptionError(f"replicas is {replicas}; expected at least 0")
     asked = StudyOptions.parse(**options)
     folder = place_for(out, asked, asked.component, asked.role)
+    RunDirectory(folder).check(asked)
     start = time.perf_counter()
     vlm = loaded(asked, listener := progress or Silent())
     loading = time.perf_counter() - start

@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lesion.core.neurons import NeuronSet
 from lesion.models.vlm import VisionLanguageModel
 
+NEURONS, CARD = "neurons.json", "README.md"
 LISTED = 20
 """So many neurons are named."""
 
 
-def card(vlm: VisionLanguageModel, neurons: NeuronSet, samples: int, difference: float) -> str:
-    """In Markdown, for the model that is now in ``vlm`` with the neurons masked."""
-    members = [str(neuron) for _, neuron in zip(range(LISTED), neurons, strict=False)]
-    more = f"\n- and {len(neurons) - LISTED:,} more, in `neurons.json`" if len(neurons) > LISTED else ""
-    return f"""# {vlm.name} with {len(neurons):,} neurons masked
+def masked_card(vlm: VisionLanguageModel, neurons: NeuronSet, samples: int) -> Callable[[float], str]:
+    """Of a model with neurons masked; made from the difference of log-probabilities.
 
-The model {vlm.identity()}, in which these neurons were set to zero for good by lesion. It is made to study what they do,
+    Args:
+        vlm: The model before that.
+        neurons: The neurons.
+        samples: On how many it was verified.
+    """
+    identity = vlm.identity()
+
+    def card(difference: float) -> str:
+        return f"""# {vlm.name} with {len(neurons):,} neurons masked
+
+The model {identity}, in which these neurons were set to zero for good by lesion. It is made to study what they do,
 and is worse than the original.
 
-{chr(10).join(f"- {member}" for member in members)}{more}
+{listed(neurons)}
 
 Masked are the columns of the out-projections that these units write through, or the rows that these channels are; every other
 weight is the original's. Loaded again, it gave the same answers on {samples} samples as the original with the mask applied by
 hooks, and log-probabilities that differ by at most {difference:.1g} of the largest.
 """
+
+    return card
+
+
+def listed(neurons: NeuronSet) -> str:
+    """The first of the neurons, as a list."""
+    members = [f"- {neuron}" for _, neuron in zip(range(LISTED), neurons, strict=False)]
+    more = [f"- and {len(neurons) - LISTED:,} more, in `{NEURONS}`"] if len(neurons) > LISTED else []
+    return "\n".join([*members, *more])
+
+
+def hardened_card(vlm: VisionLanguageModel, neurons: NeuronSet, times: int, samples: int) -> Callable[[float], str]:
+    """Of a model with units split; made from the difference of log-probabilities.
+
+    Args:
+        vlm: The model before that.
+        neurons: The units.
+        times: How many each became.
+        samples: On how many it was verified.
+    """
+    identity = vlm.identity()
+
+    def card(difference: float) -> str:
+        return f"""# {vlm.name} with {len(neurons):,} units split into {times}
+
+The model {identity}, in which lesion gave each of these units of its feed-forward networks {times - 1} copies, and divided what
+it writes among them. It computes the same but for rounding.
+
+{listed(neurons)}
+
+All layers have the same number of new units; those that are no copies are zero. Loaded again, it gave the same answers on
+{samples} samples as the original, and log-probabilities that differ by at most {difference:.1g} of the largest.
+"""
+
+    return card

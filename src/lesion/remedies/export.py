@@ -7,33 +7,19 @@ some samples, as the model under hooks is; where an answer differs, nothing is l
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lesion.core.errors import ModelError, OptionError
+from lesion.core.errors import OptionError
 from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample
-from lesion.hooks.edit import MergedMask, WeightEdit, edited
-from lesion.hooks.intervene import Intervention, Zero, mask
-from lesion.models.identity import EDITS
-from lesion.models.inputs import Answer
-from lesion.models.loading import load
-from lesion.models.quiet import no_bars
+from lesion.hooks.edit import MergedMask, edited
+from lesion.hooks.intervene import Intervention, Zero
 from lesion.models.vlm import VisionLanguageModel
-from lesion.remedies.card import card
-from lesion.study.place import check_place
-
-if TYPE_CHECKING:
-    import torch
-
-NEURONS, CARD = "neurons.json", "README.md"
-CLOSE = 1e-4
-"""So much may the log-probabilities differ, as a share of the largest: sums are added in another order."""
+from lesion.remedies.card import CARD, NEURONS, masked_card
+from lesion.remedies.checkpoint import Asked, check_free, write
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,17 @@ def export(
         ModelError: The weights cannot be edited, or what was written answers otherwise; nothing is left behind.
     """
     check_expressible(intervention or Zero())
-    return _write(vlm, [MergedMask(neurons)], Path(out), neurons, _Asked(samples, prompt, max_new_tokens))
+    check_free(out)
+    asked = Asked(samples, prompt, max_new_tokens)
+    wanted, about = asked.of(vlm, neurons), masked_card(vlm, neurons, len(samples))
+
+    def finish(folder: Path, difference: float) -> None:
+        (folder / NEURONS).write_text(neurons.to_json())
+        (folder / CARD).write_text(about(difference))
+
+    with edited(vlm.model, [MergedMask(neurons)]):
+        difference = write(vlm, out, wanted, asked, finish)
+    return Exported(Path(out), len(neurons), len(samples), difference)
 
 
 def check_expressible(intervention: Intervention) -> None:
@@ -107,91 +103,3 @@ def check_expressible(intervention: Intervention) -> None:
         raise OptionError(
             f"weights express the mask 'zero' alone, and not {intervention.id!r}; export that, or mask with hooks"
         )
-
-
-def check_free(out: str | Path) -> None:
-    """Whether a folder can be made.
-
-    Raises:
-        OptionError: It is there.
-        RunError: It cannot be made.
-    """
-    check_place(out)
-    if Path(out).exists():
-        raise OptionError(f"{out} is there; choose a folder that is not")
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What both models are asked."""
-
-    samples: Sequence[Sample]
-    prompt: str
-    max_new_tokens: int
-
-    def of(self, vlm: VisionLanguageModel, masked: NeuronSet) -> _Answers:
-        """What a model says with some neurons masked by hooks."""
-        prompts = [vlm.prompt(sample, self.prompt) for sample in self.samples]
-        with vlm.prepared(), mask(vlm.model, masked):
-            contexts = vlm.embed(prompts)
-            answers = vlm.generate(contexts, self.max_new_tokens)
-            return _Answers(answers, vlm.answer_log_probs(contexts, answers))
-
-
-def _write(
-    vlm: VisionLanguageModel, edits: Sequence[WeightEdit], out: Path, neurons: NeuronSet, asked: _Asked
-) -> Exported:
-    """Writes the model with edits, and compares what was written with a mask by hooks; see :func:`export`."""
-    check_free(out)
-    wanted = asked.of(vlm, neurons)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with edited(vlm.model, edits):
-            _save(vlm, made)
-        again = load(str(made), str(vlm.model.dtype).removeprefix("torch."), str(vlm.device))
-        difference = wanted.check(asked.of(again, NeuronSet()))
-        (made / NEURONS).write_text(neurons.to_json())
-        (made / CARD).write_text(card(vlm, neurons, len(asked.samples), difference))
-        made.chmod(0o755)
-        made.rename(out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return Exported(out, len(neurons), len(asked.samples), difference)
-
-
-def _save(vlm: VisionLanguageModel, folder: Path) -> None:
-    """As any tool reads it; what lesion notes in a configuration stays out."""
-    with no_bars():
-        vlm.model.save_pretrained(folder)
-        vlm.processor.save_pretrained(folder)
-    config = folder / "config.json"
-    data = json.loads(config.read_text())
-    data.pop(EDITS, None)
-    config.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    for file in folder.iterdir():
-        shutil.copymode(config, file)  # weights are written for their owner alone
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What a model says, and how likely it finds that, ``[tokens, vocabulary]`` a sample."""
-
-    answers: Sequence[Answer]
-    log_probs: Sequence[torch.Tensor]
-
-    def check(self, found: _Answers) -> float:
-        """Compares what was written with the model under hooks; the largest difference, as a share."""
-        import torch
-
-        for i, (mine, theirs) in enumerate(zip(self.answers, found.answers, strict=True)):
-            if mine.ids != theirs.ids:
-                raise ModelError(
-                    f"sample {i}: what was written says {theirs.text[:60]!r}, and the model under hooks {mine.text[:60]!r}; "
-                    "the weights do not express this mask"
-                )
-        pairs = [(a.float(), b.float()) for a, b in zip(self.log_probs, found.log_probs, strict=True) if a.numel()]
-        worst = max((float((a - b).abs().max() / a.abs().max()) for a, b in pairs), default=0.0)
-        if not worst <= CLOSE or not all(torch.isfinite(b).all() for _, b in pairs):
-            raise ModelError(f"log-probabilities of what was written differ by {worst:.2g}; expected at most {CLOSE:g}")
-        return worst

@@ -1,0 +1,133 @@
+"""Splitting critical units: each becomes several that do the same, and each of which writes a share of what the one wrote.
+
+A unit of a feed-forward network ``down(act(gate(x)) * up(x))`` is a row of ``gate`` and of ``up`` and a column of ``down``.
+Copies of its rows give copies of its value; with ``1/R`` of its column each, R copies write what the unit wrote. The function
+is the same but for rounding, and losing one of the copies takes away a share.
+
+The configuration has one intermediate size for all layers, so every layer gets as many new units as the one that needs most;
+those that nobody needs are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lesion.core.errors import ModelError, OptionError
+from lesion.core.neurons import NeuronSet
+from lesion.core.sites import Site
+from lesion.models.feedforward import FeedForward, networks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ROLES = ("gate", "up", "hidden")
+"""Sites whose neurons are intermediate units."""
+MULTIPLE = 8
+"""The intermediate size grows by a multiple of this: kernels like round numbers."""
+SIZE = "intermediate_size"
+
+
+def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
+    """Splits intermediate units of the language model in place.
+
+    Args:
+        model: Any whose language model has feed-forward networks of one size, made of plain linear layers.
+        neurons: Which units; of ``gate``, ``up`` or ``hidden`` sites.
+        times: How many a unit becomes.
+
+    Returns:
+        How many units each layer has more.
+
+    Raises:
+        OptionError: ``times`` is below 2, or a neuron is no intermediate unit of the language model.
+        ModelError: The model is built otherwise; nothing was changed.
+    """
+    if times < 2:
+        raise OptionError(f"split is {times}; expected at least 2")
+    units = _units(neurons)
+    found = _networks(model, units)
+    more = max((times - 1) * len(members) for members in units.values())
+    more = -(-more // MULTIPLE) * MULTIPLE
+    config: Any = model.config
+    text = config.get_text_config()
+    for network in found:
+        _widen(model, network, units.get(network.parent, ()), times, more)
+    setattr(text, SIZE, getattr(text, SIZE) + more)
+    return more
+
+
+def _units(neurons: NeuronSet) -> dict[str, list[int]]:
+    """Path of each network -> its units."""
+    units: dict[str, set[int]] = {}
+    for site in neurons.sites:
+        if site.role not in ROLES or site.component != "language" or site.expert is not None:
+            raise OptionError(
+                f"{site.key} holds no intermediate units of the language model; expected neurons of gate, up or hidden"
+            )
+        units.setdefault(_parent(site), set()).update(neurons.indices(site).tolist())
+    return {path: sorted(members) for path, members in units.items()}
+
+
+def _parent(site: Site) -> str:
+    return site.path.rpartition(".")[0]
+
+
+def _networks(model: nn.Module, units: Mapping[str, Sequence[int]]) -> list[FeedForward]:
+    """The networks that share the configuration's size: those of the language model."""
+    from torch import nn
+
+    modules: dict[str, Any] = dict(model.named_modules())
+    config: Any = model.config
+    text = config.get_text_config()
+    size = getattr(text, SIZE, None)
+    if not isinstance(size, int):
+        raise ModelError(f"the language model's configuration has no {SIZE}; its units cannot be split")
+    every = {network.parent: network for network in networks(modules)}
+    missing = [path for path in units if path not in every]
+    if missing:
+        raise ModelError(f"no feed-forward network at {missing[0]}; is the set from another model?")
+    stem = next(iter(units)).split(".layers.")[0]
+    found = [network for path, network in every.items() if path.startswith(f"{stem}.layers.")]
+    for network in found:
+        layers = [modules[network.path(name)] for name in network.names.all]
+        plain = all(type(layer) is nn.Linear and layer.weight.is_floating_point() for layer in layers)
+        if not plain or any(layer.weight.is_meta for layer in layers) or network.names.fused or network.hidden != size:
+            raise ModelError(
+                f"{network.parent} is not made of plain linear layers of {size} units in memory; its units cannot be split"
+            )
+    return found
+
+
+def _widen(model: nn.Module, network: FeedForward, units: Sequence[int], times: int, more: int) -> None:
+    """Gives a network more units: copies of some, and zeros."""
+    import torch
+
+    names = network.names
+    with torch.no_grad():
+        for name in names.all:
+            layer: Any = model.get_submodule(network.path(name))
+            if name == names.out:
+                weight = layer.weight.clone()
+                weight[:, list(units)] /= times
+                copies = weight[:, [unit for unit in units for _ in range(times - 1)]]
+                layer.weight = _grown(weight, copies, more, 1)
+                layer.in_features += more
+                continue
+            copied = [unit for unit in units for _ in range(times - 1)]
+            for part in ("weight", "bias"):
+                value = getattr(layer, part)
+                if value is not None:
+                    setattr(layer, part, _grown(value, value[copied], more, 0))
+            layer.out_features += more
+
+
+def _grown(value: torch.Tensor, copies: torch.Tensor, more: int, dim: int) -> nn.Parameter:
+    """A parameter with copies and zeros behind."""
+    import torch
+    from torch import nn
+
+    shape = list(value.shape)
+    shape[dim] = more - copies.shape[dim]
+    return nn.Parameter(torch.cat([value, copies, value.new_zeros(shape)], dim), requires_grad=value.requires_grad)
