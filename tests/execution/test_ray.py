@@ -19,6 +19,7 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.executor import Executor
 from lesion.core.progress import Silent
 from tests.execution.common import OPTIONS, check_same, words
+from tests.execution.deploying import command, run
 
 ray: Any = pytest.importorskip("ray")
 from lesion.execution.ray import TRIES, RayExecutor, Waiting, placed  # noqa: E402
@@ -135,10 +136,15 @@ def test_a_node_that_is_lost_costs_nothing(serial: Path, tmp_path: Path):
     check_same(tmp_path / "run", serial)
 
 
+def processes(name: str) -> int:
+    """How many processes on this machine have something in their command line."""
+    listed = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True)
+    return sum(name in line for line in listed.stdout.splitlines())
+
+
 def actors() -> int:
     """Processes of actors on this machine."""
-    listed = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True)
-    return sum("ray::_Actor" in line for line in listed.stdout.splitlines())
+    return processes("ray::_Actor")
 
 
 def test_the_driver_is_killed_and_goes_on(serial: Path, tmp_path: Path):
@@ -164,6 +170,23 @@ def test_the_driver_is_killed_and_goes_on(serial: Path, tmp_path: Path):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert (run / "evaluations.jsonl").read_bytes().startswith(kept.rpartition(b"\n")[0])
     check_same(run, serial)
+
+
+def test_a_slurm_job_with_ray(tmp_path: Path, serial: Path):
+    """``deploy/slurm-ray.sh`` on one node; ``srun`` and ``scontrol`` are stand-ins, ``ray symmetric-run`` is Ray's own."""
+    if ray.is_initialized():
+        ray.shutdown()
+    end = time.monotonic() + 60
+    while processes("gcs_server") and time.monotonic() < end:
+        time.sleep(0.5)  # it starts its own Ray, and only where there is none
+    bin = tmp_path / "bin"
+    command(bin, "scontrol", "echo 127.0.0.1")
+    command(bin, "srun", 'exec "$@"')
+    run(
+        "slurm-ray.sh", bin, *words(), "--out", str(tmp_path / "run"),
+        SLURM_NNODES="1", SLURM_JOB_NODELIST="node[1]", PORT="6391",
+    )  # fmt: skip
+    check_same(tmp_path / "run", serial, without=["command", "options"])
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

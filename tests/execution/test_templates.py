@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,7 @@ import yaml
 
 from lesion.cli.app import app
 from tests.execution.common import check_same, words
-
-DEPLOY = Path(__file__).parents[2] / "deploy"
-HERE = {"MODEL": "tiny-llava", "DTYPE": "auto", "DEVICE": "cpu", "REPLICAS": "2", "OMP_NUM_THREADS": "1"}
-
-
-def environment(bin: Path, **more: str) -> dict[str, str]:
-    """With the commands of this environment, and before them those in a folder."""
-    path = os.pathsep.join((str(bin), str(Path(sys.executable).parent), os.environ["PATH"]))
-    return {**os.environ, **HERE, "PATH": path, **more}
-
-
-def command(bin: Path, name: str, text: str) -> None:
-    """Puts a stand-in into a folder."""
-    bin.mkdir(exist_ok=True)
-    (bin / name).write_text(f"#!/bin/bash\n{text}\n")
-    (bin / name).chmod(0o755)
-
-
-def run(script: str, bin: Path, *more: str, **variables: str) -> str:
-    done = subprocess.run(
-        ["bash", str(DEPLOY / script), *more], env=environment(bin, **variables), capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.execution.deploying import DEPLOY, command, environment, run
 
 
 def parsed(text: str) -> dict[str, object]:
@@ -53,19 +29,6 @@ def test_a_laptop(tmp_path: Path, serial: Path):
     pytest.importorskip("ray")
     run("laptop.sh", tmp_path / "bin", *words(), "--out", str(tmp_path / "run"))
     check_same(tmp_path / "run", serial)
-
-
-def test_a_slurm_job_with_ray(tmp_path: Path, serial: Path):
-    """One node; ``srun`` and ``scontrol`` are stand-ins, ``ray symmetric-run`` is Ray's own."""
-    pytest.importorskip("ray")
-    bin = tmp_path / "bin"
-    command(bin, "scontrol", "echo 127.0.0.1")
-    command(bin, "srun", 'exec "$@"')
-    run(
-        "slurm-ray.sh", bin, *words(), "--out", str(tmp_path / "run"),
-        SLURM_NNODES="1", SLURM_JOB_NODELIST="node[1]", PORT="6391",
-    )  # fmt: skip
-    check_same(tmp_path / "run", serial, without=["command", "options"])
 
 
 def test_a_slurm_array(tmp_path: Path, serial: Path):

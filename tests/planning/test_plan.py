@@ -80,13 +80,12 @@ def test_a_finished_study_is_not_timed_anew(planned: Path):
     assert (planned / TIMINGS).read_bytes() == before
 
 
-def test_more_replicas_take_less_time_and_the_same_passes(tmp_path: Path):
+def test_more_replicas_ask_ahead_and_measure_the_same(tmp_path: Path):
     few, many = (plan(tmp_path / str(n), n, k_stars=[6], **OPTIONS) for n in (1, 4))
     one, four = few.case(6), many.case(6)
     assert one.stages["controls"].passes == four.stages["controls"].passes
     assert one.stages["importance"].passes == four.stages["importance"].passes == 8
     assert four.passes >= one.passes, "more is asked ahead, and never less"
-    assert four.stages["controls"].seconds < one.stages["controls"].seconds
 
 
 def test_it_plans_for_what_the_study_is_asked(tmp_path: Path):

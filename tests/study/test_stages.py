@@ -66,7 +66,7 @@ def test_every_stage_writes_what_it_says(whole: Path):
     ]  # fmt: skip
     names = {p.name for p in whole.iterdir()} - {LOCK, checksums.FILE}
     assert names == {stage.artefact for stage in STAGES.values()} | {
-        rundir.CONFIG, rundir.MANIFEST, rundir.STAGES, rundir.EVALUATIONS, rundir.CRITICAL, rundir.PICTURES,
+        rundir.CONFIG, rundir.MANIFEST, rundir.STAGES, rundir.TIMINGS, rundir.EVALUATIONS, rundir.CRITICAL, rundir.PICTURES,
     }  # fmt: skip
     made_from = json.loads((whole / rundir.STAGES).read_text())
     assert {name: set(inputs) for name, inputs in made_from.items()} == {

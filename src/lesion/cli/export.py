@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lesion.models.vlm import VisionLanguageModel
     from lesion.study.options import StudyOptions
 
-Neurons = Annotated[str, typer.Argument(help="set of neurons, such as a run's critical.json, or a run directory")]
+Chosen = Annotated[
+    str, typer.Argument(metavar="NEURONS", help="set of neurons, such as a run's critical.json, or a run directory")
+]
 New = Annotated[str, typer.Argument(help="folder for the checkpoint, which is not there yet")]
 Top = Annotated[int | None, typer.Option(help="so many of the first of the run's ranking")]
 
@@ -34,7 +36,7 @@ class Opened:
     samples: list[Sample]
 
 
-def opened(neurons: str, out: str, top: int | None, options: Mapping[str, Any]) -> Opened:
+def opened(chosen: str, out: str, top: int | None, options: Mapping[str, Any]) -> Opened:
     """Loads what the command names; what is wrong with the words is said before the model is loaded."""
     from lesion.data.samples import load_samples
     from lesion.remedies.checkpoint import check_free
@@ -44,7 +46,7 @@ def opened(neurons: str, out: str, top: int | None, options: Mapping[str, Any]) 
 
     asked = StudyOptions.parse(**{name: value for name, value in options.items() if name != "force"})
     check_free(out)
-    file, run = (None, neurons) if Path(neurons).is_dir() else (neurons, None)
+    file, run = (None, chosen) if Path(chosen).is_dir() else (chosen, None)
     read(file, run, top)
     shown = listener()
     vlm = loaded(asked, shown)
@@ -56,7 +58,7 @@ def opened(neurons: str, out: str, top: int | None, options: Mapping[str, Any]) 
 @takes(*fields_of(
     ARGUMENT, "data", "prompt", "mask", "mask_positions", "max_new_tokens", "seed", "force", *LOADING, samples=8,
 ))  # fmt: skip
-def export(neurons: Neurons, out: New, top: Top = None, json: Json = False, **options: Any) -> None:
+def export(chosen: Chosen, out: New, top: Top = None, json: Json = False, **options: Any) -> None:
     """Write the model with neurons masked for good, as a checkpoint that any tool loads; it is loaded again and compared."""
     quiet_libraries()
     from lesion.hooks.intervene import get_intervention
@@ -65,6 +67,6 @@ def export(neurons: Neurons, out: New, top: Top = None, json: Json = False, **op
 
     act = get_intervention(options["mask"], options["mask_positions"])
     check_expressible(act)
-    to = opened(neurons, out, top, options)
+    to = opened(chosen, out, top, options)
     written = write(to.vlm, to.neurons, out, to.samples, to.options.prompt, act, to.options.max_new_tokens)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lesion.cli.export import Neurons, New, Top, opened
+from lesion.cli.export import Chosen, New, Top, opened
 from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
 from lesion.cli.terminal import Json, answer, quiet_libraries
 
 
 @takes(*fields_of(ARGUMENT, "data", "prompt", "max_new_tokens", "seed", "force", *LOADING, samples=8))
 def harden(
-    neurons: Neurons,
+    chosen: Chosen,
     out: New,
     split: Annotated[int, typer.Option(help="so many units each becomes, with a share of what it writes")] = 4,
     top: Top = None,
@@ -27,6 +27,6 @@ def harden(
 
     if split < 2:
         raise OptionError(f"split is {split}; expected at least 2")
-    to = opened(neurons, out, top, options)
+    to = opened(chosen, out, top, options)
     written = write(to.vlm, to.neurons, out, split, to.samples, to.options.prompt, to.options.max_new_tokens)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))
