@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_a_plan_that_is_damaged_is_named(tmp_path: Path):
     with pytest.raises(RunError, match=r"plan\.json is no plan that this version of lesion reads; plan again, or delete it"):
         Plan.load(tmp_path)
     assert Plan.load(tmp_path / "none") is None
+
+
+def test_a_damaged_plan_takes_nobodys_answer_away(planned: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(planned, run)
+    (run / PLAN).write_text("{}")
+    done = CliRunner().invoke(app, ["study", *WORDS, "--out", str(run)])
+    assert done.exit_code == 2 and "is no plan that this version" in done.stderr and "k* = " in done.stdout
 
 
 def test_replicas_are_those_that_the_gpus_hold():

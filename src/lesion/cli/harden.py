@@ -22,11 +22,10 @@ def harden(
 ) -> None:
     """Write the model with critical units split into several; it computes the same, is loaded again and compared."""
     quiet_libraries()
-    from lesion.core.errors import OptionError
     from lesion.remedies.harden import harden as write
+    from lesion.remedies.split import check_times
 
-    if split < 2:
-        raise OptionError(f"split is {split}; expected at least 2")
+    check_times(split)
     to = opened(chosen, out, top, options)
     written = write(to.vlm, to.neurons, out, split, to.samples, to.options.prompt, to.options.max_new_tokens)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))

@@ -40,10 +40,10 @@ def study(
     pool = executor_of(executor, replicas, address, gpus_per_replica, options["threads"])
     result = Study(out=out, progress=listener(log_json), executor=pool, **options).run(start)
     write_report(result)
-    compared = compare(result)
 
     def show(console: Console) -> None:
         show_result(result, console)
+        compared = compare(result)  # a plan that cannot be read takes nobody's answer away
         if compared is not None:
             show_comparison(compared, console)
 

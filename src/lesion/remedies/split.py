@@ -44,8 +44,7 @@ def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
         OptionError: ``times`` is below 2, or a neuron is no intermediate unit of the language model.
         ModelError: The model is built otherwise; nothing was changed.
     """
-    if times < 2:
-        raise OptionError(f"split is {times}; expected at least 2")
+    check_times(times)
     units = _units(neurons)
     found = _networks(model, units)
     more = max((times - 1) * len(members) for members in units.values())
@@ -56,6 +55,16 @@ def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
         _widen(model, network, units.get(network.parent, ()), times, more)
     setattr(text, SIZE, getattr(text, SIZE) + more)
     return more
+
+
+def check_times(times: int) -> None:
+    """Whether a unit can become so many.
+
+    Raises:
+        OptionError: Fewer than 2.
+    """
+    if times < 2:
+        raise OptionError(f"split is {times}; expected at least 2")
 
 
 def _units(neurons: NeuronSet) -> dict[str, list[int]]:
