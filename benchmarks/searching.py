@@ -19,7 +19,7 @@ from lesion.core.evaluation import Evaluation
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood
 from lesion.core.progress import Silent
-from lesion.hooks.intervene import Zero
+from lesion.hooks.intervention import Zero
 
 
 class Memory:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lesion.core.neurons import Neuron, NeuronSet
     from lesion.core.ranking import Ranking
     from lesion.core.sites import Site, Sites
-    from lesion.hooks.intervene import Intervention, mask, register_intervention
+    from lesion.hooks.intervene import mask
+    from lesion.hooks.intervention import Intervention, register_intervention
     from lesion.models.discovery import discover, register_sites
     from lesion.models.loading import load
     from lesion.report.html import write_report
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Collapse": "core.collapse", "CollapseCriterion": "core.criterion", "Curve": "core.curve", "Evaluation": "core.evaluation",
-    "Identity": "core.identity", "Importance": "core.importance", "Intervention": "hooks.intervene",
+    "Identity": "core.identity", "Importance": "core.importance", "Intervention": "hooks.intervention",
     "LesionError": "core.errors", "Neuron": "core.neurons", "NeuronSet": "core.neurons", "Ranking": "core.ranking",
     "Result": "study.result", "ScoreOptions": "scoring.options", "Site": "core.sites", "Sites": "core.sites",
     "Study": "study.study", "detect_collapse": "core.collapse", "discover": "models.discovery", "load": "models.loading",
     "mask": "hooks.intervene", "plot_curve": "report.plots", "plot_places": "report.plots",
-    "register_criterion": "core.criterion", "register_intervention": "hooks.intervene", "register_metric": "core.metrics",
+    "register_criterion": "core.criterion", "register_intervention": "hooks.intervention", "register_metric": "core.metrics",
     "register_sites": "models.discovery", "score": "scoring.score", "write_report": "report.html",
 }  # fmt: skip
 

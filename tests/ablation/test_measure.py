@@ -19,7 +19,7 @@ from lesion.core.outcome import Likelihood
 from lesion.core.progress import Silent
 from lesion.core.ranking import Ranking
 from lesion.core.sites import Site, Sites
-from lesion.hooks.intervene import Zero
+from lesion.hooks.intervention import Zero
 from tests.synthetic import CHANCE, point
 
 SITE = Site("a", "language", "gate", 0, 40)

@@ -12,7 +12,8 @@ from lesion.ablation.replies import MaskedReplies, Said
 from lesion.ablation.units import Request
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.outcome import Likelihood
-from lesion.hooks.intervene import ClassMean, Constant, Scale, Zero, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import ClassMean, Constant, Scale, Zero
 from lesion.models import beginnings
 from lesion.models.beginnings import Beginning
 from lesion.models.decoding import chosen

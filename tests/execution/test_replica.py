@@ -22,7 +22,7 @@ from lesion.core.sites import Site, Sites
 from lesion.data.samples import load_samples
 from lesion.execution.shards import ShardsExecutor
 from lesion.execution.work import work
-from lesion.hooks.intervene import INTERVENTIONS, Intervention, Mean, Scale, Zero
+from lesion.hooks.intervention import INTERVENTIONS, Intervention, Mean, Scale, Zero
 from lesion.models.inputs import Answer
 from lesion.paper import paper
 from lesion.study.options import StudyOptions

@@ -21,7 +21,8 @@ from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.sites import Site
 from lesion.hooks.capture import capture_activations, capture_gradients
 from lesion.hooks.edit import BitFlip, MergedMask, WeightEdit, edited
-from lesion.hooks.intervene import ClassMean, Constant, Intervention, Mean, Scale, Where, Zero, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import ClassMean, Constant, Intervention, Mean, Scale, Where, Zero
 from lesion.hooks.relevance import linearised
 from lesion.models.handle import frozen
 from lesion.models.inputs import Answer, Prompt

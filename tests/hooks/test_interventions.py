@@ -14,7 +14,8 @@ from lesion.ablation.replies import MaskedReplies
 from lesion.ablation.units import Request
 from lesion.core.errors import NeuronSetError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
-from lesion.hooks.intervene import (
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import (
     INTERVENTIONS,
     POSITIONS,
     ClassMean,
@@ -25,7 +26,6 @@ from lesion.hooks.intervene import (
     Where,
     Zero,
     get_intervention,
-    mask,
     register_intervention,
 )
 from lesion.models.layout import TokenLayout
@@ -301,7 +301,7 @@ def test_interventions_by_name():
 @pytest.mark.parametrize(
     ("name", "positions", "message"),
     [
-        ("median", "all", "mask 'median' is unknown; expected one of zero, mean, class-mean, scale, constant"),
+        ("median", "all", "mask 'median' is unknown; expected one of zero, mean, class-mean, first-mean, scale, constant"),
         ("scale:much", "all", "mask is 'scale:much'; expected scale:NUMBER"),
         ("zero:1", "all", "mask is 'zero:1'; expected zero alone"), ("mean:", "all", "mask is 'mean:'; expected mean alone"),
         ("zero", "last", "positions is 'last'; expected one of all, first, image, text, generated"),
@@ -314,7 +314,7 @@ def test_names_that_are_none(name, positions, message):
 
 def test_one_of_ones_own_in_ten_lines():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lesion.hooks.intervene.INTERVENTIONS", dict(INTERVENTIONS))
+        patch.setattr("lesion.hooks.intervention.INTERVENTIONS", dict(INTERVENTIONS))
 
         @register_intervention("clip")
         @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from lesion.core.sites import Site
 from lesion.hooks.attach import attached
 from lesion.hooks.capture import capture_activations, capture_gradients
 from lesion.hooks.edit import BitFlip, MergedMask, WeightEdit, edited
-from lesion.hooks.intervene import Intervention, Mean, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import Intervention, Mean
 from lesion.models import experts
 from lesion.models.handle import frozen
 from lesion.scoring.options import ScoreOptions

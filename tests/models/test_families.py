@@ -11,7 +11,8 @@ from lesion.ablation.evaluator import Evaluator
 from lesion.ablation.replies import MaskedReplies
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import Sample
-from lesion.hooks.intervene import ClassMean, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import ClassMean
 from lesion.models.embeds_engine import EmbedsEngine
 from lesion.models.vlm import VisionLanguageModel
 from lesion.models.whole_engine import WholeEngine

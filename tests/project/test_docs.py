@@ -26,7 +26,7 @@ from lesion.core.criterion import CRITERIA
 from lesion.core.metrics import METRICS
 from lesion.core.outcome import MODES, SampleOutcome
 from lesion.core.statistics import FEWEST, share_upper_bound
-from lesion.hooks.intervene import INTERVENTIONS, POSITIONS
+from lesion.hooks.intervention import INTERVENTIONS, POSITIONS
 from lesion.scoring.scorers import rankers
 from lesion.study.health import UNSURE
 from lesion.study.options import StudyOptions

@@ -23,7 +23,7 @@ from lesion.ablation import controls
 from lesion.cli.app import app
 from lesion.core.criterion import CRITERIA, CollapseCriterion
 from lesion.core.metrics import METRICS
-from lesion.hooks.intervene import INTERVENTIONS
+from lesion.hooks.intervention import INTERVENTIONS
 from lesion.models import discovery
 from lesion.scoring.scorers import SCORERS
 from tests import tiny_models

@@ -19,7 +19,8 @@ from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import load_samples
 from lesion.hooks.edit import MergedMask
-from lesion.hooks.intervene import Scale, Zero, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import Scale, Zero
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.export import export
 from tests.models.test_families import vlm_of

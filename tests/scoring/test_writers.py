@@ -9,7 +9,8 @@ import pytest
 
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.sites import Sites
-from lesion.hooks.intervene import Zero, mask
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import Zero
 from lesion.scoring.score import score
 from lesion.scoring.steepest import promised_rise
 from lesion.scoring.writers import Writer, Writers, out_weight, writers

@@ -13,7 +13,7 @@ from lesion.core.errors import DataError, OptionError
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.data.samples import load_samples
-from lesion.hooks.intervene import Intervention, get_intervention
+from lesion.hooks.intervention import Intervention, get_intervention
 from lesion.models.vlm import VisionLanguageModel
 from lesion.scoring.options import ScoreOptions
 from lesion.study.importances import importances as score_all

@@ -15,7 +15,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood, SampleOutcome
 from lesion.core.sites import Site
 from lesion.data.samples import Sample
-from lesion.hooks.intervene import INTERVENTIONS, Intervention, Zero
+from lesion.hooks.intervention import INTERVENTIONS, Intervention, Zero
 from lesion.models.inputs import Answer
 from lesion.models.vlm import VisionLanguageModel
 

@@ -12,7 +12,10 @@ from lesion.ablation.units import Request
 from lesion.core.neurons import NeuronSet
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Sites
-from lesion.hooks.intervene import Intervention, Statistics
+from lesion.hooks.clean import Restored as Restored
+from lesion.hooks.edit import EDITS_BY_NAME
+from lesion.hooks.fault import WeightFault as WeightFault
+from lesion.hooks.intervention import Intervention, Statistics
 from lesion.models.inputs import Answer
 
 
@@ -64,10 +67,11 @@ def request_dict(request: Request) -> dict[str, Any]:
     """For JSON.
 
     Raises:
-        OptionError: The intervention is not registered.
+        OptionError: The intervention, or an edit, is not registered.
     """
     neurons = {site.key: request.neurons.indices(site).tolist() for site in request.neurons.sites}
-    return {"neurons": neurons, "intervention": request.intervention.as_dict()}
+    edits = [{"name": edit.name, **edit.as_dict()} for edit in request.edits]
+    return {"neurons": neurons, "intervention": request.intervention.as_dict(), "edits": edits}
 
 
 def request_of(data: Mapping[str, Any], sites: Sites) -> Request:
@@ -84,4 +88,7 @@ def request_of(data: Mapping[str, Any], sites: Sites) -> Request:
     if missing := [key for key, site in found.items() if site is None]:
         raise ValueError(f"this replica's model has no site {missing[0]}")
     arrays = {site: np.array(data["neurons"][key], dtype=np.int64) for key, site in found.items() if site is not None}
-    return Request(NeuronSet.from_arrays(arrays), Intervention.from_dict(data["intervention"]))
+    edits = tuple(
+        EDITS_BY_NAME[e["name"]].from_dict({k: v for k, v in e.items() if k != "name"}, sites) for e in data["edits"]
+    )
+    return Request(NeuronSet.from_arrays(arrays), Intervention.from_dict(data["intervention"]), edits)

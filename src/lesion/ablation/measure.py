@@ -24,7 +24,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood, perplexity, pool
 from lesion.core.progress import Advance, Progress
 from lesion.core.ranking import Ranking
-from lesion.hooks.intervene import Intervention
+from lesion.hooks.intervention import Intervention
 
 Entry = tuple[str, dict[str, Any], Evaluation]
 """Key, what it is, and what was measured."""

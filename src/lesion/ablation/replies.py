@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from lesion.ablation.spent import Spent
 from lesion.ablation.units import KEPT, Cell, Grouping, Request, Unit, together
 from lesion.core.outcome import Likelihood
-from lesion.hooks.intervene import Statistics, mask
+from lesion.hooks.edit import edited
+from lesion.hooks.intervene import mask
+from lesion.hooks.intervention import Statistics
 from lesion.models.decoding import Reply, chosen
 from lesion.models.engines import Asked
 from lesion.models.inputs import Answer, Prompt
@@ -212,7 +214,8 @@ class MaskedReplies:
             return Seen(_nll(log_probs, references[row]), _divergence(known[samples[row]].log_probs, log_probs))
 
         contexts = self._intact_contexts(samples)
-        with self.vlm.prepared(), mask(self.vlm.model, sets, first.intervention, self.statistics, layout):
+        masked = mask(self.vlm.model, sets, first.intervention, self.statistics, layout)
+        with self.vlm.prepared(), edited(self.vlm.model, first.edits), masked:
             if not first.language_only:
                 contexts = self.vlm.embed([self.prompts[i] for i in samples])
             asked = Asked(contexts, references, drafts, self.max_new_tokens, [c.place for c in cells])

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from lesion.core.neurons import NeuronSet
-from lesion.hooks.intervene import Intervention, Zero
+from lesion.core.sites import Site
+from lesion.hooks.edit import WeightEdit
+from lesion.hooks.intervention import Intervention, Zero
 from lesion.models import memory
 from lesion.models.inputs import Prompt
 from lesion.models.vlm import VisionLanguageModel
@@ -30,15 +32,31 @@ _WRITING = 8
 
 @dataclass(frozen=True)
 class Request:
-    """A question: what does this intervention on these neurons do?"""
+    """A question: what does this intervention on these neurons do, in a model whose weights are edited like this?
+
+    Attributes:
+        neurons: Some, or none.
+        intervention: What becomes of their values.
+        edits: Of the weights, in order.
+    """
 
     neurons: NeuronSet
     intervention: Intervention = field(default_factory=Zero)
+    edits: tuple[WeightEdit, ...] = ()
+
+    @property
+    def sites(self) -> list[Site] | None:
+        """Where the model is not the intact one; None where that is not known."""
+        edited = [edit.sites for edit in self.edits]
+        known = [sites for sites in edited if sites is not None]
+        only = self.intervention.layers
+        masked = [site for site in self.neurons.sites if only is None or site.layer in only]
+        return [*masked, *(s for sites in known for s in sites)] if len(known) == len(edited) else None
 
     @property
     def language_only(self) -> bool:
         """Whether what the language model is given stays as it is."""
-        return all(site.component == "language" for site in self.neurons.sites)
+        return self.sites is not None and all(site.component == "language" for site in (*self.sites, *self.neurons.sites))
 
 
 class Cell(NamedTuple):
@@ -137,15 +155,14 @@ class Grouping:
 
     def _splits(self, request: Request) -> bool:
         """Whether each row can have a mask of its own."""
-        return request.language_only and bool(self._vlm.engine.layers)
+        return request.language_only and bool(self._vlm.engine.layers) and not request.edits
 
     def first_layer(self, request: Request) -> int:
         """Below it the intact model's states hold; 0 if they hold nowhere."""
         layers = self._vlm.engine.layers
         if not layers or not request.language_only:
             return 0
-        only, inside = request.intervention.layers, f"{layers.path}."
-        touched = [s for s in request.neurons.sites if only is None or s.layer in only]
+        touched, inside = request.sites or [], f"{layers.path}."
         if not all(inside in s.path for s in touched):
             return 0
         return min((s.layer for s in touched), default=len(layers) - 1)

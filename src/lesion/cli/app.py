@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lesion.cli import guard as guards
 from lesion.cli.certify import certify
 from lesion.cli.checked import Debug, checked, debug_everywhere
 from lesion.cli.executors import work
 from lesion.cli.explain import explain
 from lesion.cli.export import export
+from lesion.cli.faults import faults
 from lesion.cli.harden import harden
 from lesion.cli.models import check_known, doctor, ranks, sites
 from lesion.cli.paper import paper
@@ -70,10 +72,17 @@ def lesion(
         typer.echo(context.get_help())
 
 
+guard = typer.Typer(cls=OneLineErrors, help="Find and undo damage to critical weights: make, check, repair.")
+app.add_typer(guard, name="guard")
+
+
+for name, command in (("make", guards.make), ("check", guards.check), ("repair", guards.repair)):
+    guard.command(name)(one_line_errors()(checked(command)))
 for name, command in (
     ("study", study), ("sites", sites), ("doctor", doctor), ("show", show), ("diff", diff), ("try", try_),
     ("check-known", check_known), ("ranks", ranks),
-    ("certify", certify), ("explain", explain), ("export", export), ("harden", harden), ("paper", paper), ("plan", plan),
+    ("certify", certify), ("explain", explain), ("export", export), ("harden", harden),
+    ("faults", faults), ("paper", paper), ("plan", plan),
     ("work", work), ("report", report), ("schema", schema),
 ):  # fmt: skip
     app.command(name)(one_line_errors()(checked(command)))

@@ -61,7 +61,7 @@ def opened(chosen: str, out: str, top: int | None, options: Mapping[str, Any]) -
 def export(chosen: Chosen, out: New, top: Top = None, json: Json = False, **options: Any) -> None:
     """Write the model with neurons masked for good, as a checkpoint that any tool loads; it is loaded again and compared."""
     quiet_libraries()
-    from lesion.hooks.intervene import get_intervention
+    from lesion.hooks.intervention import get_intervention
     from lesion.remedies.export import check_expressible
     from lesion.remedies.export import export as write
 

@@ -160,12 +160,26 @@ class NeuronSet(HtmlTable):
             NeuronSetError: No such file, or not a set of neurons; the message says what is wrong with it.
         """
         try:
-            data = from_json(Path(path).read_bytes())
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise NeuronSetError(
-                f"{path}: cannot be read as a set of neurons: {why}; expected one such as a run's critical.json"
-            ) from None
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise NeuronSetError(_unreadable(path, error.strerror or error)) from None
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: bytes | str, path: str | Path) -> NeuronSet:
+        """Reads what :meth:`to_json` made.
+
+        Args:
+            text: The JSON.
+            path: The file that it is from, for messages.
+
+        Raises:
+            NeuronSetError: Not a set of neurons.
+        """
+        try:
+            data = from_json(text)
+        except ValueError as error:
+            raise NeuronSetError(_unreadable(path, error)) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise NeuronSetError(f"{path}: not a set of neurons; expected a JSON object with format {FORMAT!r}")
         arrays: dict[Site, np.ndarray] = {}
@@ -211,6 +225,10 @@ class NeuronSet(HtmlTable):
                 raise NeuronSetError(f"{site.key} has {own.width} neurons in this model; the set expects {site.width}")
             fitted[own] = indices
         return NeuronSet.from_arrays(fitted, self.identity)
+
+
+def _unreadable(path: str | Path, why: object) -> str:
+    return f"{path}: cannot be read as a set of neurons: {why}; expected one such as a run's critical.json"
 
 
 MOST = 2**31

@@ -9,6 +9,8 @@ import numpy as np
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 """Of every bootstrap over samples."""
+NORMAL = 1.959963984540054
+"""Quantile of the normal distribution that leaves 2.5 % above it."""
 FEWEST = 4
 """A bootstrap of fewer samples than this is no interval: with 3, one resample in nine holds a single sample three times."""
 
@@ -109,3 +111,24 @@ def share_upper_bound(hits: int, drawn: int, confidence: float = CONFIDENCE) -> 
         middle = (low + high) / 2
         low, high = (middle, high) if so_few(middle) > 1 - confidence else (low, middle)
     return high
+
+
+def share_interval(hits: int, drawn: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (1927), which is never empty and stays within 0 and 1.
+
+    Args:
+        hits: How many of the drawn ones are.
+        drawn: At least 1.
+    """
+    share, z = hits / drawn, NORMAL
+    middle = (share + z * z / (2 * drawn)) / (1 + z * z / drawn)
+    reach = z / (1 + z * z / drawn) * math.sqrt(share * (1 - share) / drawn + z * z / (4 * drawn * drawn))
+    # With all or none of them an end is exact, and rounding would miss it.
+    return (0.0 if hits == 0 else middle - reach), (1.0 if hits == drawn else middle + reach)
+
+
+def difference_interval(hits: int, drawn: int, other_hits: int, other_drawn: int) -> tuple[float, float]:
+    """95 % interval of the difference of two independent shares, the first less the second (Newcombe 1998, method 10)."""
+    a, b = hits / drawn, other_hits / other_drawn
+    (low_a, high_a), (low_b, high_b) = share_interval(hits, drawn), share_interval(other_hits, other_drawn)
+    return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)

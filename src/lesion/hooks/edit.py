@@ -7,15 +7,16 @@ bytes that were there. A model that is offloaded or quantised has no entries tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import NeuronSet
+from lesion.core.sites import Site, Sites
 from lesion.models.feedforward import columns, fans
 from lesion.models.identity import EDITS
 
@@ -32,6 +33,26 @@ class WeightEdit(ABC):
     def id(self) -> str:
         """What it does, for keys and files."""
 
+    @property
+    def sites(self) -> tuple[Site, ...] | None:
+        """The sites whose neurons' weights it changes, and no others; None where that is not known."""
+        return None
+
+    name: ClassVar[str] = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the name under which it is registered.
+
+        Raises:
+            OptionError: It cannot be made again by other processes.
+        """
+        raise OptionError(f"edit {type(self).__name__} cannot be given to other processes; measure it in this one")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], sites: Sites) -> WeightEdit:
+        """From :meth:`as_dict`; with all sites of the model."""
+        raise NotImplementedError
+
     @abstractmethod
     def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
         """Views of the parameters that :meth:`apply` changes, so that they can be restored.
@@ -43,6 +64,28 @@ class WeightEdit(ABC):
     @abstractmethod
     def apply(self, model: nn.Module) -> None:
         """Changes the weights in place."""
+
+
+EDITS_BY_NAME: dict[str, type[WeightEdit]] = {}
+"""Those that other processes can be asked for."""
+Kind = TypeVar("Kind", bound=type[WeightEdit])
+
+
+def register_edit(name: str) -> Callable[[Kind], Kind]:
+    """Adds a class of edits under a name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def add(kind: Kind) -> Kind:
+        if name in EDITS_BY_NAME:
+            raise ValueError(f"an edit named {name!r} is registered already")
+        kind.name = name
+        EDITS_BY_NAME[name] = kind
+        return kind
+
+    return add
 
 
 @dataclass(frozen=True)
@@ -63,12 +106,16 @@ class BitFlip(WeightEdit):
     def id(self) -> str:
         return f"flip {self.parameter}[{', '.join(map(str, self.index))}] bit {self.bit}"
 
+    def bits(self, weight: torch.Tensor) -> int:
+        """How many bits an entry has."""
+        return 8 * weight.itemsize
+
     def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
-        weight = _parameter(model, self.parameter)
+        weight = parameter_of(model, self.parameter)
         if len(self.index) != weight.ndim or any(not 0 <= i < n for i, n in zip(self.index, weight.shape, strict=False)):
             raise OptionError(f"{self.parameter} has shape {tuple(weight.shape)}; it has no entry {list(self.index)}")
-        if not 0 <= self.bit < 8 * weight.itemsize:
-            raise OptionError(f"bit is {self.bit}; an entry of {self.parameter} has {8 * weight.itemsize} bits")
+        if not 0 <= self.bit < self.bits(weight):
+            raise OptionError(f"bit is {self.bit}; an entry of {self.parameter} has {self.bits(weight)} bits")
         yield weight[self.index]
 
     def apply(self, model: nn.Module) -> None:
@@ -91,6 +138,10 @@ class MergedMask(WeightEdit):
     """
 
     neurons: NeuronSet
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self.neurons.sites)
 
     @property
     def id(self) -> str:
@@ -195,7 +246,12 @@ def _put_back(config: Any, before: list[str] | None) -> None:
         setattr(config, EDITS, before)
 
 
-def _parameter(model: nn.Module, name: str) -> torch.Tensor:
+def parameter_of(model: nn.Module, name: str) -> torch.Tensor:
+    """A parameter of a model, apart from any graph.
+
+    Raises:
+        ModelError: There is none, or it is offloaded or quantised.
+    """
     parameters = dict(model.named_parameters())
     if name not in parameters:
         some = next(iter(parameters), "none")

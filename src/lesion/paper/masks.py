@@ -11,7 +11,7 @@ from lesion.ablation.evaluator import usable_masks
 from lesion.core.criterion import Decision
 from lesion.core.evaluation import Evaluation
 from lesion.core.tables import Rows
-from lesion.hooks.intervene import get_intervention
+from lesion.hooks.intervention import get_intervention
 from lesion.paper.cell import EFFECT, Cell
 from lesion.paper.part import Part, of_metrics
 from lesion.paper.subject import Subject

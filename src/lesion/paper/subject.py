@@ -12,7 +12,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.ranking import Ranking
 from lesion.core.sites import ALL, COMPONENTS, ROLES, Role, Sites
 from lesion.data.samples import Sample, digest
-from lesion.hooks.intervene import Intervention, Zero
+from lesion.hooks.intervention import Intervention, Zero
 from lesion.paper.cell import Cell, CellKey, unused_name
 from lesion.paper.plan import Plan
 from lesion.scoring.options import ScoreOptions

@@ -16,7 +16,7 @@ from lesion.core.errors import OptionError
 from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample
 from lesion.hooks.edit import MergedMask, edited
-from lesion.hooks.intervene import Intervention, Zero
+from lesion.hooks.intervention import Intervention, Zero
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS, masked_card
 from lesion.remedies.checkpoint import Asked, check_free, write

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lesion.core.executor import Executor
     from lesion.core.identity import Identity
     from lesion.core.progress import Progress
-    from lesion.hooks.intervene import Statistics
+    from lesion.hooks.intervention import Statistics
 
 
 class Answered:

@@ -12,7 +12,7 @@ from lesion.ablation.measure import Ablation
 from lesion.ablation.spent import Spent
 from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample, digest
-from lesion.hooks.intervene import Intervention
+from lesion.hooks.intervention import Intervention
 from lesion.study.answered import Answered
 from lesion.study.statistics import Importances, digest_of, statistics_of
 

@@ -13,7 +13,7 @@ from lesion.core.criterion import told
 from lesion.core.interactions import interplay
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import Likelihood, pool
-from lesion.hooks.intervene import Scale
+from lesion.hooks.intervention import Scale
 from lesion.study.explanation import AnswerEntry, DoseEntry, Explanation, NeuronDose, PairEntry, SetDose, Source
 from lesion.study.neuron_entry import NeuronEntry
 from lesion.study.run import Run

@@ -18,7 +18,7 @@ from lesion.core.parsing import from_yaml, short
 from lesion.core.sites import parse_layers
 from lesion.data.samples import DEFAULT_PROMPT, SCENES
 from lesion.data.sources import regular
-from lesion.hooks.intervene import Intervention, get_intervention
+from lesion.hooks.intervention import Intervention, get_intervention
 from lesion.models import threads
 from lesion.scoring.options import ScoreOptions
 from lesion.scoring.scorers import get_scorer, rankers
@@ -59,7 +59,9 @@ class StudyOptions(BaseModel):
     samples: int = Field(32, ge=1, description="number of images")
     split: Literal["half", "same"] = Field("half", description="rank on one half and measure on the other, or both on all")
     target: Literal["answer", "reference"] = Field("answer", description="the intact model's own answer, or the data's text")
-    mask: str = Field("zero", description="what a masked neuron becomes: zero, mean, class-mean, scale:FACTOR, constant:NUMBER")
+    mask: str = Field(
+        "zero", description="what a masked neuron becomes: zero, mean, class-mean, first-mean, scale:FACTOR, constant:NUMBER"
+    )
     mask_positions: str = Field("all", description="tokens that are masked: all, first, image, text or generated")
     criterion: str | CollapseCriterion = Field(
         "paper", description="what counts as collapsed: paper, perplexity, degeneration, task, or FILE.yaml"

@@ -9,7 +9,7 @@ import numpy as np
 
 from lesion.core.errors import OptionError
 from lesion.core.importance import Importance
-from lesion.hooks.intervene import Intervention, Statistics
+from lesion.hooks.intervention import Intervention, Statistics
 from lesion.scoring.scorers import CLASS_VALUES, VALUE
 
 Importances = Mapping[str, Importance]

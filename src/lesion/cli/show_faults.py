@@ -1,0 +1,47 @@
+"""What the terminal shows of faults: how often each outcome came, and whether populations differ."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lesion.core.metrics import METRICS
+from lesion.remedies.fault_outcome import OUTCOMES, Shares
+from lesion.remedies.faults import Faults
+
+MOST_ROWS = 40
+
+
+def show_faults(found: Faults, console: Console) -> None:
+    """The shares first."""
+    perplexity = METRICS["ppl_reference"].show(found.perplexity)
+    console.print(
+        f"\n[bold]{escape(found.model)}[/]: {escape(found.what)}; {found.samples} samples, perplexity {perplexity}; "
+        f"collapsed: {escape(found.criterion)}", soft_wrap=True,
+    )  # fmt: skip
+    console.print(_table("faults in", found.populations))
+    for contrast in found.contrasts:
+        console.print(escape(str(contrast)), soft_wrap=True)
+    for title, groups in (("layer", found.by_layer), ("weights of", found.by_part), ("bit", found.by_bit)):
+        rows = [
+            share.model_copy(update={"name": f"{arm}: {title} {share.name}"})
+            for arm, shares in groups.items()
+            for share in sorted(shares, key=lambda s: s.failed, reverse=True)
+            if share.failures
+        ]
+        if len(rows) > 1:
+            console.print(_table(f"by {title.removesuffix(' of')}, where any failed", rows[:MOST_ROWS]))
+    console.print(f"\n[bold]run[/]: {escape(found.run)}", soft_wrap=True)
+
+
+def _table(title: str, rows: list[Shares]) -> Table:
+    table = Table()
+    table.add_column(title, no_wrap=True)
+    for name in ("trials", *OUTCOMES, "failed, with 95 % interval"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, high = (f"{100 * end:.1f}" for end in row.interval)
+        counts = [f"{row.counts[outcome]:,}" for outcome in OUTCOMES]
+        table.add_row(escape(row.name), f"{row.drawn:,}", *counts, f"{100 * row.failed:.1f} % ({low} to {high})")
+    return table
