@@ -10,14 +10,16 @@ from lesion.core.metrics import METRICS
 from lesion.remedies.fault_outcome import OUTCOMES, Shares
 from lesion.remedies.faults import Faults
 
-MOST_ROWS = 40
+MOST_ROWS = 12
+"""Of a table of places; JSON has all."""
 
 
 def show_faults(found: Faults, console: Console) -> None:
     """The shares first."""
     perplexity = METRICS["ppl_reference"].show(found.perplexity)
     console.print(
-        f"\n[bold]{escape(found.model)}[/]: {escape(found.what)}; {found.samples} samples, perplexity {perplexity}; "
+        f"\n[bold]{escape(found.model)}[/]: {escape(found.what)}; {found.populations[0].drawn:,} trials each, "
+        f"{found.samples} samples, perplexity {perplexity}; "
         f"collapsed: {escape(found.criterion)}", soft_wrap=True,
     )  # fmt: skip
     console.print(_table("faults in", found.populations))
@@ -25,23 +27,25 @@ def show_faults(found: Faults, console: Console) -> None:
         console.print(escape(str(contrast)), soft_wrap=True)
     for title, groups in (("layer", found.by_layer), ("weights of", found.by_part), ("bit", found.by_bit)):
         rows = [
-            share.model_copy(update={"name": f"{arm}: {title} {share.name}"})
+            share.model_copy(update={"name": f"{arm}: {title} {share.name} ({share.drawn:,})"})
             for arm, shares in groups.items()
-            for share in sorted(shares, key=lambda s: s.failed, reverse=True)
+            for share in shares
             if share.failures
         ]
         if len(rows) > 1:
-            console.print(_table(f"by {title.removesuffix(' of')}, where any failed", rows[:MOST_ROWS]))
+            rows = sorted(rows, key=lambda row: row.failed, reverse=True)
+            more = f", the worst {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
+            console.print(_table(f"where any failed{more} (trials)", rows[:MOST_ROWS]))
     console.print(f"\n[bold]run[/]: {escape(found.run)}", soft_wrap=True)
 
 
 def _table(title: str, rows: list[Shares]) -> Table:
     table = Table()
-    table.add_column(title, no_wrap=True)
-    for name in ("trials", *OUTCOMES, "failed, with 95 % interval"):
-        table.add_column(name, justify="right")
+    table.add_column(title)
+    for name in (*OUTCOMES, "failed (95 %)"):
+        table.add_column(name, justify="right", no_wrap=name not in OUTCOMES)
     for row in rows:
         low, high = (f"{100 * end:.1f}" for end in row.interval)
         counts = [f"{row.counts[outcome]:,}" for outcome in OUTCOMES]
-        table.add_row(escape(row.name), f"{row.drawn:,}", *counts, f"{100 * row.failed:.1f} % ({low} to {high})")
+        table.add_row(escape(row.name), *counts, f"{100 * row.failed:.1f} % ({low}–{high})")
     return table

@@ -1,7 +1,8 @@
 """Faults: a bit of a number that is not what it should be, in a weight or in what passes through a neuron.
 
 A number is taken as the ``format`` holds it, one of its bits is flipped or stuck, or all of it is lost (``zero``), and what
-comes out takes the number's place; every other number stays as the model holds it. Bits count from 0, the lowest of the mantissa (or of an integer), to the sign.
+comes out takes the number's place; every other number stays as the model holds it. Bits count from 0, the lowest of the
+mantissa (or of an integer), to the sign.
 """
 
 from __future__ import annotations

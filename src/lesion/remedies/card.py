@@ -69,3 +69,4 @@ All layers have the same number of new units; those that are no copies are zero.
 """
 
     return card
+

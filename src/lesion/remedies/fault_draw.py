@@ -141,6 +141,8 @@ class Draws:
         return [Drawn(neuron, self._bit(rng), *self._weight(neuron, rng)) for neuron in neurons]
 
     def _bit(self, rng: np.random.Generator) -> int:
+        if self._kind.action == "zero":
+            return 0  # all of the number is lost
         return int(rng.integers(BITS[self._kind.format])) if self._kind.bit is None else self._kind.bit
 
     def _neurons(self, population: Population, count: int, rng: np.random.Generator) -> list[Neuron]:

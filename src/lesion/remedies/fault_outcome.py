@@ -96,4 +96,4 @@ def grouped(entries: Sequence[dict[str, Any]], by: str) -> list[Shares]:
     for entry in entries:
         if entry[by] is not None:
             groups.setdefault(entry[by], []).append(entry["outcome"])
-    return [Shares.of(str(key), outcomes) for key, outcomes in sorted(groups.items())]
+    return [Shares.of(str(key), outcomes) for key, outcomes in sorted(groups.items())]  # numbers by size

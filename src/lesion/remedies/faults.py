@@ -165,7 +165,7 @@ class _Work:
             criterion=str(self._ablation.criterion), samples=len(self._samples), perplexity=perplexity(pool(self._intact)),
             populations=list(shares.values()),
             contrasts=[Contrast.of(shares[first], shares[arm]) for arm in others if first in shares],
-            by_bit={arm: grouped(lines, "bit") for arm, lines in entries.items()},
+            by_bit={arm: grouped(lines, "bit") for arm, lines in entries.items() if kind.action != "zero"},
             by_layer={arm: grouped(lines, "layer") for arm, lines in entries.items()},
             by_part={arm: grouped(lines, "part") for arm, lines in entries.items()}, run=str(session.run.path),
         )  # fmt: skip
