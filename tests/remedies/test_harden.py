@@ -18,7 +18,7 @@ from lesion.data.samples import load_samples
 from lesion.models.discovery import discover
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.harden import harden
-from lesion.remedies.split import MULTIPLE, split
+from lesion.remedies.split import MULTIPLE, Split, SplitUnits, split
 from lesion.study.options import StudyOptions
 from lesion.study.session import Session
 from tests.families.__main__ import BUILDERS
@@ -42,8 +42,8 @@ def language(vlm: VisionLanguageModel, role: str, layer: int = 0) -> Any:
 def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny-llava, its planted units split into four."""
     out, vlm = tmp_path_factory.mktemp("hardened") / "out", load("tiny-llava")
-    written = harden(vlm, critical(vlm), out, 4, load_samples("scenes", 4), PROMPT)
-    assert written.difference < 1e-5 and written.units == 16 and 1 < written.size < 1.05
+    written = harden(vlm, critical(vlm), out, Split(4), load_samples("scenes", 4), PROMPT)
+    assert written.difference < 1e-5 and written.change == SplitUnits(4, 4, 16) and 1 < written.size < 1.05
     return out
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
 from lesion.models.vlm import VisionLanguageModel
+from lesion.remedies.remedy import Change
 
 NEURONS, CARD = "neurons.json", "README.md"
 LISTED = 20
@@ -45,28 +47,25 @@ def listed(neurons: NeuronSet) -> str:
     return "\n".join([*members, *more])
 
 
-def hardened_card(vlm: VisionLanguageModel, neurons: NeuronSet, times: int, samples: int) -> Callable[[float], str]:
-    """Of a model with units split; made from the difference of log-probabilities.
+def hardened_card(
+    name: str, original: Identity, neurons: NeuronSet, change: Change, samples: int, difference: float
+) -> str:
+    """Of a model after a remedy.
 
     Args:
-        vlm: The model before that.
-        neurons: The units.
-        times: How many each became.
+        name: The model's.
+        original: The model before that.
+        neurons: For which it is a remedy.
+        change: What was done.
         samples: On how many it was verified.
+        difference: Of log-probabilities, as a share of the largest.
     """
-    identity = vlm.identity()
+    return f"""# {name} with {change.title}
 
-    def card(difference: float) -> str:
-        return f"""# {vlm.name} with {len(neurons):,} units split into {times}
-
-The model {identity}, in which lesion gave each of these units of its feed-forward networks {times - 1} copies, and divided what
-it writes among them. It computes the same but for rounding.
+The model {original}, {change.done} It computes the same but for rounding.
 
 {listed(neurons)}
 
-All layers have the same number of new units; those that are no copies are zero. Loaded again, it gave the same answers on
-{samples} samples as the original, and log-probabilities that differ by at most {difference:.1g} of the largest.
+{change.otherwise} Loaded again, it gave the same answers on {samples} samples
+as the original, and log-probabilities that differ by at most {difference:.1g} of the largest.
 """
-
-    return card
-

@@ -1,4 +1,8 @@
-"""A model that does the same and depends less on single units, as an ordinary checkpoint (:mod:`lesion.remedies.split`)."""
+"""A model that does the same and depends less on some neurons, as an ordinary checkpoint.
+
+What is done to it is up to a :class:`~lesion.remedies.remedy.Remedy`: :class:`~lesion.remedies.split.Split` or
+:class:`~lesion.remedies.rotate.Rotate`. Here the result is written, loaded again and compared.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from lesion.models.memory import weights
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS, hardened_card
 from lesion.remedies.checkpoint import Asked, check_free, write
-from lesion.remedies.split import split
+from lesion.remedies.remedy import Change, Remedy
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,8 @@ class Hardened:
 
     Attributes:
         path: The folder.
-        neurons: How many units were split.
-        times: Into how many each.
-        units: How many units each layer has more.
+        neurons: For how many it is a remedy.
+        change: What was done.
         size: Bytes of its weights, as a multiple of the original's.
         samples: On how many it answers as the original does.
         difference: Largest difference of log-probabilities, as a share of the largest.
@@ -32,21 +35,22 @@ class Hardened:
 
     path: str
     neurons: int
-    times: int
-    units: int
+    change: Change
     size: float
     samples: int
     difference: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
+        """As JSON has it; what was done is said by fields of the change's own."""
+        return {
+            "path": self.path, "neurons": self.neurons, "remedy": self.change.remedy, **asdict(self.change), "size": self.size,
+            "samples": self.samples, "difference": self.difference,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {self.neurons:,} units split into {self.times} each, {self.units:,} more units a layer "
-            f"({self.size:.4f} times the weights); loaded again, it answers {self.samples} samples as the original does "
-            f"(log-probabilities within {self.difference:.1g})"
+            f"{self.path}: {self.change.summary} ({self.size:.4f} times the weights); loaded again, it answers {self.samples} "
+            f"samples as the original does (log-probabilities within {self.difference:.1g})"
         )
 
 
@@ -54,36 +58,35 @@ def harden(
     vlm: VisionLanguageModel,
     neurons: NeuronSet,
     out: str | Path,
-    times: int,
+    remedy: Remedy,
     samples: Sequence[Sample],
     prompt: str,
     max_new_tokens: int = 32,
 ) -> Hardened:
-    """Writes the model with some units split.
+    """Writes the model after a remedy.
 
     Args:
         vlm: The model, which is changed: it is not to be used any more.
-        neurons: Intermediate units of its language model.
+        neurons: Of its language model, as the remedy takes them.
         out: A folder that is not there yet.
-        times: How many a unit becomes.
+        remedy: What is done.
         samples: On which what was written is compared with the original.
         prompt: What it is asked, where a sample has no question of its own.
         max_new_tokens: Longest answer that is compared.
 
     Raises:
-        OptionError: The neurons are no such units, ``times`` is below 2, or ``out`` is there.
+        OptionError: The remedy's options make no sense, it is none for such neurons, or ``out`` is there.
         ModelError: The model is built otherwise, or what was written answers otherwise; nothing is left behind.
     """
+    remedy.check()
     check_free(out)
     asked = Asked(samples, prompt, max_new_tokens)
-    wanted, about, before = asked.of(vlm), hardened_card(vlm, neurons, times, len(samples)), weights(vlm.model)
-    units = split(vlm.model, neurons, times)
+    wanted, before, original = asked.of(vlm), weights(vlm.model), vlm.identity()
+    change = remedy.apply(vlm, neurons, asked)
 
     def finish(folder: Path, difference: float) -> None:
         (folder / NEURONS).write_text(neurons.to_json())
-        (folder / CARD).write_text(about(difference))
+        (folder / CARD).write_text(hardened_card(vlm.name, original, neurons, change, len(samples), difference))
 
     difference = write(vlm, out, wanted, asked, finish)
-    return Hardened(
-        str(out), len(neurons), times, units, weights(vlm.model) / before, len(samples), difference
-    )
+    return Hardened(str(out), len(neurons), change, weights(vlm.model) / before, len(samples), difference)

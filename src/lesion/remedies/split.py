@@ -11,12 +11,16 @@ those that nobody needs are zero.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import NeuronSet
 from lesion.core.sites import Site
 from lesion.models.feedforward import FeedForward, networks
+from lesion.models.vlm import VisionLanguageModel
+from lesion.remedies.checkpoint import Asked
+from lesion.remedies.remedy import Change
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +31,64 @@ ROLES = ("gate", "up", "hidden")
 MULTIPLE = 8
 """The intermediate size grows by a multiple of this: kernels like round numbers."""
 SIZE = "intermediate_size"
+
+
+@dataclass(frozen=True)
+class SplitUnits(Change):
+    """Units that were split.
+
+    Attributes:
+        split: How many.
+        times: Into how many each.
+        units: How many units each layer has more.
+    """
+
+    remedy = "split"
+    split: int
+    times: int
+    units: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.split:,} units split into {self.times}"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.title} each, {self.units:,} more units a layer"
+
+    @property
+    def done(self) -> str:
+        return (
+            f"in which lesion gave each of these units of its feed-forward networks {self.times - 1} copies, and divided what\n"
+            "it writes among them."
+        )
+
+    @property
+    def otherwise(self) -> str:
+        return "All layers have the same number of new units; those that are no copies are zero."
+
+
+@dataclass(frozen=True)
+class Split:
+    """Makes several of each unit.
+
+    Attributes:
+        times: How many.
+    """
+
+    times: int = 4
+
+    def check(self) -> None:
+        """Whether a unit can become so many.
+
+        Raises:
+            OptionError: Fewer than 2.
+        """
+        check_times(self.times)
+
+    def apply(self, vlm: VisionLanguageModel, neurons: NeuronSet, asked: Asked) -> SplitUnits:
+        """Splits units; errors as for :func:`split`."""
+        return SplitUnits(len(neurons), self.times, split(vlm.model, neurons, self.times))
 
 
 def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
