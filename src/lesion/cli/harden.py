@@ -22,23 +22,31 @@ Turn = Annotated[
     bool, typer.Option("--rotate", help="instead, turn the residual stream: what critical down channels carry goes to all")
 ]
 
+Mend = Annotated[
+    bool,
+    typer.Option("--repair", help="instead, mask them for good, and keep a constant each that stands in at the first token"),
+]
+
 
 @takes(*fields_of(ARGUMENT, "data", "prompt", "max_new_tokens", "seed", "force", *LOADING, samples=8))
 def harden(
-    chosen: Chosen, out: New, split: Times = None, rotate: Turn = False, top: Top = None, json: Json = False, **options: Any
-) -> None:
-    """Write the model so that it depends less on critical neurons; it computes the same, is loaded again and compared."""
+    chosen: Chosen, out: New, split: Times = None, rotate: Turn = False, repair: Mend = False, top: Top = None,
+    json: Json = False, **options: Any,
+) -> None:  # fmt: skip
+    """Write the model so that it depends less on critical neurons; it is loaded again and compared."""
     quiet_libraries()
     from lesion.remedies.harden import harden as write
+    from lesion.remedies.repair import repair as mend
 
-    remedy = chosen_remedy(split, rotate)
+    remedy = chosen_remedy(split, rotate, repair)
     to = opened(chosen, out, top, options)
-    written = write(to.vlm, to.neurons, out, remedy, to.samples, to.options.prompt, to.options.max_new_tokens)
+    asked = to.samples, to.options.prompt, to.options.max_new_tokens
+    written = mend(to.vlm, to.neurons, out, *asked) if remedy is None else write(to.vlm, to.neurons, out, remedy, *asked)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))
 
 
-def chosen_remedy(split: int | None, rotate: bool) -> Remedy:
-    """The one that the options name; units are split where none does.
+def chosen_remedy(split: int | None, rotate: bool, repair: bool) -> Remedy | None:
+    """The one that the options name; units are split where none does. None for a repair, which changes what is computed.
 
     Raises:
         OptionError: They name several, or one has an option that makes no sense.
@@ -47,13 +55,16 @@ def chosen_remedy(split: int | None, rotate: bool) -> Remedy:
     from lesion.remedies.rotate import Rotate
     from lesion.remedies.split import Split
 
-    asked: dict[str, Remedy] = {}
+    asked: dict[str, Remedy | None] = {}
     if split is not None:
         asked["--split"] = Split(split)
     if rotate:
         asked["--rotate"] = Rotate()
+    if repair:
+        asked["--repair"] = None
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(asked)} are remedies of their own; give one of them")
     remedy = next(iter(asked.values()), Split(SPLIT))
-    remedy.check()
+    if remedy is not None:
+        remedy.check()
     return remedy
