@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lesion.data.samples import Sample
     from lesion.models.vlm import VisionLanguageModel
     from lesion.study.options import StudyOptions
+    from lesion.study.origin import Before
 
 Chosen = Annotated[
     str, typer.Argument(metavar="NEURONS", help="set of neurons, such as a run's critical.json, or a run directory")
@@ -34,6 +35,8 @@ class Opened:
     vlm: VisionLanguageModel
     neurons: NeuronSet
     samples: list[Sample]
+    found: Before | None
+    """What the study found that the neurons are from; None where they are from a file."""
 
 
 def opened(chosen: str, out: str, top: int | None, options: Mapping[str, Any]) -> Opened:
@@ -42,6 +45,9 @@ def opened(chosen: str, out: str, top: int | None, options: Mapping[str, Any]) -
     from lesion.remedies.checkpoint import check_free
     from lesion.study.options import StudyOptions
     from lesion.study.reading import as_read, loaded, with_data
+    from lesion.study.remedied import before_of
+    from lesion.study.result import Result
+    from lesion.study.rundir import RESULT
     from lesion.study.trial import neurons_of, read
 
     asked = StudyOptions.parse(**{name: value for name, value in options.items() if name != "force"})
@@ -52,7 +58,9 @@ def opened(chosen: str, out: str, top: int | None, options: Mapping[str, Any]) -
     vlm = loaded(asked, shown)
     asked = with_data(asked, vlm)
     samples = as_read(vlm, load_samples(asked.data, asked.samples, asked.seed, warn=shown.warn), asked.data)
-    return Opened(asked, vlm, neurons_of(vlm, file, run, top, options["force"], shown.warn), samples)
+    neurons = neurons_of(vlm, file, run, top, options["force"], shown.warn)
+    found = before_of(Result.load(run)) if run is not None and (Path(run) / RESULT).exists() else None
+    return Opened(asked, vlm, neurons, samples, found)
 
 
 @takes(*fields_of(
@@ -68,5 +76,6 @@ def export(chosen: Chosen, out: New, top: Top = None, json: Json = False, **opti
     act = get_intervention(options["mask"], options["mask_positions"])
     check_expressible(act)
     to = opened(chosen, out, top, options)
-    written = write(to.vlm, to.neurons, out, to.samples, to.options.prompt, act, to.options.max_new_tokens)
+    about = to.samples, to.options.prompt, act, to.options.max_new_tokens, to.found
+    written = write(to.vlm, to.neurons, out, *about)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))

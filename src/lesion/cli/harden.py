@@ -40,7 +40,7 @@ def harden(
 
     remedy = chosen_remedy(split, rotate, repair)
     to = opened(chosen, out, top, options)
-    asked = to.samples, to.options.prompt, to.options.max_new_tokens
+    asked = to.samples, to.options.prompt, to.options.max_new_tokens, to.found
     written = mend(to.vlm, to.neurons, out, *asked) if remedy is None else write(to.vlm, to.neurons, out, remedy, *asked)
     answer(json, written.as_dict, lambda console: console.print(str(written), soft_wrap=True, markup=False))
 

@@ -13,6 +13,8 @@ from lesion.core.criterion import CollapseCriterion
 from lesion.core.metrics import METRICS, headline
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.measured import Metrics
+from lesion.study.origin import Origin
+from lesion.study.remedied import compared
 from lesion.study.result import Blind, CriterionEntry, Result
 from lesion.study.searched import Searched
 
@@ -42,6 +44,8 @@ def show_result(result: Result, console: Console) -> None:
         _show_critical(result, console)
         _show_controls(result.controls, console)
         _show_example(result, console)
+    if result.origin is not None:
+        _show_origin(result.origin, result, console)
     if result.searched is not None:
         _show_searched(result.searched, console)
     if result.blind is not None:
@@ -50,6 +54,13 @@ def show_result(result: Result, console: Console) -> None:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print()
     _line(console, "run", result.run)
+
+
+def _show_origin(origin: Origin, result: Result, console: Console) -> None:
+    rows, differing = compared(origin, result)
+    shown = "; ".join(f"{label} {before} before, {after} now" for label, before, after in rows)
+    unlike = f" (asked differently: {'; '.join(differing)})" if differing else ""
+    _line(console, "remedy", f"{origin.did}{': ' if shown else ''}{shown}{unlike}")
 
 
 def show_run(result: Result, console: Console) -> None:

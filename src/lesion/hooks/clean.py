@@ -69,7 +69,7 @@ class CleanWeights:
         wiring, wanted = wiring_of(model), dict[tuple[str, int], set[int]]()
         for neuron in neurons:
             for line in wiring.lines(neuron.site, neuron.index):
-                wanted.setdefault((line.parameter, line.dim), set()).add(line.index)
+                wanted.setdefault((line.parameter, line.dim), set()).add(line.at)
         copies = {}
         for (name, dim), members in sorted(wanted.items()):
             indices = torch.tensor(sorted(members))
@@ -186,7 +186,7 @@ class Bound:
                 raise ModelError(f"the guard's own copy of {damage.line} is damaged, so nothing was repaired; make it anew")
         with torch.no_grad():
             for part, damage, at in found:
-                part.weight.select(part.dim, damage.line.index).copy_(part.rows[at].view_as(part.weight.select(part.dim, 0)))
+                part.weight.select(part.dim, damage.line.at).copy_(part.rows[at].view_as(part.weight.select(part.dim, 0)))
         return [damage for _, damage, _ in found]
 
 

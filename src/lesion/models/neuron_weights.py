@@ -26,10 +26,10 @@ class Line(NamedTuple):
 
     parameter: str
     dim: int
-    index: int
+    at: int
 
     def __str__(self) -> str:
-        return f"{self.parameter}[{':, ' if self.dim else ''}{self.index}]"
+        return f"{self.parameter}[{':, ' if self.dim else ''}{self.at}]"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lesion.hooks.intervention import Intervention, Zero
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS, masked_card
 from lesion.remedies.checkpoint import Asked, check_free, write
+from lesion.study.origin import Before, Origin
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def export(
     prompt: str,
     intervention: Intervention | None = None,
     max_new_tokens: int = 32,
+    found: Before | None = None,
 ) -> Exported:
     """Writes the model with neurons masked, as ``save_pretrained`` writes it, with its processor and a card.
 
@@ -70,6 +72,7 @@ def export(
         prompt: What it is asked, where a sample has no question of its own.
         intervention: Default: zero.
         max_new_tokens: Longest answer that is compared.
+        found: What a study found in the model.
 
     Raises:
         OptionError: No edit of the weights does what the intervention does, or ``out`` is there.
@@ -79,8 +82,11 @@ def export(
     check_free(out)
     asked = Asked(samples, prompt, max_new_tokens)
     wanted, about = asked.of(vlm, neurons), masked_card(vlm, neurons, len(samples))
+    did = f"{len(neurons):,} neurons masked for good"
+    origin = Origin(did=did, model=str(vlm.identity()), neurons=len(neurons), before=found)
 
     def finish(folder: Path, difference: float) -> None:
+        origin.write(folder)
         (folder / NEURONS).write_text(neurons.to_json())
         (folder / CARD).write_text(about(difference))
 

@@ -186,8 +186,8 @@ class Draws:
         at = int(np.searchsorted(ends, place, side="right"))
         line, across = lines[at], place - (int(ends[at - 1]) if at else 0)
         if len(shapes[at]) == 1:
-            return line.parameter, (line.index,)
-        return line.parameter, (line.index, across) if line.dim == 0 else (across, line.index)
+            return line.parameter, (line.at,)
+        return line.parameter, (line.at, across) if line.dim == 0 else (across, line.at)
 
     def request(self, drawn: Sequence[Drawn], guard: str | None = None) -> Request:
         """What to ask of a model with wrong bits.

@@ -18,6 +18,7 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS, hardened_card
 from lesion.remedies.checkpoint import Asked, check_free, write
 from lesion.remedies.remedy import Change, Remedy
+from lesion.study.origin import Before, Origin
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def harden(
     samples: Sequence[Sample],
     prompt: str,
     max_new_tokens: int = 32,
+    found: Before | None = None,
 ) -> Hardened:
     """Writes the model after a remedy.
 
@@ -73,6 +75,7 @@ def harden(
         samples: On which what was written is compared with the original.
         prompt: What it is asked, where a sample has no question of its own.
         max_new_tokens: Longest answer that is compared.
+        found: What a study found in the model, to be shown beside what one finds after.
 
     Raises:
         OptionError: The remedy's options make no sense, it is none for such neurons, or ``out`` is there.
@@ -86,6 +89,7 @@ def harden(
 
     def finish(folder: Path, difference: float) -> None:
         (folder / NEURONS).write_text(neurons.to_json())
+        Origin(did=change.summary, model=str(original), neurons=len(neurons), before=found).write(folder)
         (folder / CARD).write_text(hardened_card(vlm.name, original, neurons, change, len(samples), difference))
 
     difference = write(vlm, out, wanted, asked, finish)

@@ -28,6 +28,7 @@ from lesion.remedies.checkpoint import Asked, check_free, write
 from lesion.remedies.guard import Guard
 from lesion.remedies.ranges import statistics
 from lesion.remedies.repaired_card import repaired_card
+from lesion.study.origin import Before, Origin
 
 GUARD = "guard.safetensors"
 """In the folder."""
@@ -81,7 +82,7 @@ class Repaired:
 
 def repair(
     vlm: VisionLanguageModel, neurons: NeuronSet, out: str | Path, samples: Sequence[Sample], prompt: str,
-    max_new_tokens: int = 32,
+    max_new_tokens: int = 32, found: Before | None = None,
 ) -> Repaired:
     """Writes the model with neurons masked, and a guard that holds what stands in for them.
 
@@ -92,6 +93,7 @@ def repair(
         samples: Constants are learnt on the first half, and measured on the other.
         prompt: What it is asked, where a sample has no question of its own.
         max_new_tokens: Longest answer.
+        found: What a study found in the model.
 
     Raises:
         OptionError: A neuron is not in the language model, it is an encoder-decoder, or ``out`` is there.
@@ -107,11 +109,14 @@ def repair(
     guard = Guard.make(vlm, neurons, learnt, prompt, max_new_tokens)
     intact, masked, repaired = _perplexities(vlm, guard, act, others, prompt, max_new_tokens)
     asked = Asked(others, prompt, max_new_tokens)
+    did = f"{len(neurons):,} neurons masked for good, with a constant each beside it"
+    origin = Origin(did=did, model=str(vlm.identity()), neurons=len(neurons), before=found)
     wanted, about = asked.of(vlm, neurons), repaired_card(vlm, guard, intact, masked, repaired, len(others))
 
     def finish(folder: Path, difference: float) -> None:
         (folder / NEURONS).write_text(neurons.to_json())
         guard.save(folder / GUARD)
+        origin.write(folder)
         (folder / CARD).write_text(about(difference))
 
     with edited(vlm.model, [MergedMask(neurons)]):

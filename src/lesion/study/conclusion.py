@@ -17,6 +17,7 @@ from lesion.study.health import complaints, near_copies
 from lesion.study.listing import Listing
 from lesion.study.manifest import conditions
 from lesion.study.neuron_entry import NeuronEntry
+from lesion.study.origin import Origin
 from lesion.study.result import Blind, Result
 from lesion.study.searched import Searched
 from lesion.study.session import Session
@@ -95,7 +96,8 @@ class Findings:
                 list(session.samples.values()), session.ranked, session.measured, options.prompt, session.run.path
             ),
             chance_clip=None if chance is None else chance.tolist(), seed=options.seed,
-            complaints=self.complaints, confirmed=self.confirmed, blind=self.blind, searched=self.searched, notes=session.notes,
+            complaints=self.complaints, confirmed=self.confirmed, blind=self.blind, searched=self.searched,
+            origin=Origin.read(options.model), notes=session.notes,
             handful=verdict.is_handful, verdict=" ".join(sentences),
             command=options.command(), options=options.model_dump(), conditions=conditions(session.vlm, session.identity),
             run=str(session.run.path),

@@ -21,6 +21,7 @@ from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.curve_point import CurvePoint
 from lesion.study.measured import Metrics
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
+from lesion.study.origin import Origin
 from lesion.study.rundir import CRITICAL, RESULT
 from lesion.study.searched import Searched
 
@@ -158,6 +159,7 @@ class Result(BaseModel):
     confirmed: Confirmed | None = Field(None, description="k* measured again, one sample at a time; None without a collapse")
     blind: Blind | None = Field(None, description="where the gradient does not see what masking does; None where not looked at")
     searched: Searched | None = Field(None, description="what measuring sets found; None where that was not asked for")
+    origin: Origin | None = Field(None, description="what lesion did to the model before; None where it did nothing")
     notes: list[str] = Field(description="everything a reader should know before believing it")
     handful: bool = Field(description="whether there is a critical handful, by the rule of lesion.study.verdict")
     verdict: str
