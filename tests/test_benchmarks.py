@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cases import LONGEST, Bench, ties
+from benchmarks.channels import channels
 from benchmarks.memory import memory, peak
 from benchmarks.peers import Hooks
 from benchmarks.schedule import WAVES, Pool
@@ -72,3 +73,11 @@ def test_what_runs_at_a_steady_rate_need_not_be_simulated_task_by_task():
     varied = Pool(3, spread=0.3)
     assert varied.run(tasks, 1.0).seconds == pytest.approx(varied._run(varied._drawn(tasks, 1.0, 1)), rel=0.05)
     assert varied.run(30, 1.0).busy < 1
+
+
+def test_channels_are_masked_alone_and_at_random():
+    """One at random is one of all, and is measured alike; there are no sets of all channels."""
+    found = channels("tiny-llava", "scenes", 1, 2, [1, 192], 2, 4)
+    assert len(found.alone) == 192 and {n: len(nlls) for n, nlls in found.together.items()} == {1: 2}
+    assert set(found.together[1]) <= set(found.alone), "a random one is one of all"
+    assert max(found.alone) >= found.intact and "one of 192:" in found.lines()[1]
