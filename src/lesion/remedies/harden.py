@@ -7,12 +7,13 @@ What is done to it is up to a :class:`~lesion.remedies.remedy.Remedy`: :class:`~
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lesion.core.neurons import NeuronSet
 from lesion.data.samples import Sample
+from lesion.models.discovery import discover
 from lesion.models.memory import weights
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS, hardened_card
@@ -44,8 +45,8 @@ class Hardened:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; what was done is said by fields of the change's own."""
         return {
-            "path": self.path, "neurons": self.neurons, "remedy": self.change.remedy, **asdict(self.change), "size": self.size,
-            "samples": self.samples, "difference": self.difference,
+            "path": self.path, "neurons": self.neurons, "remedy": self.change.remedy, **self.change.as_dict(),
+            "size": self.size, "samples": self.samples, "difference": self.difference,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -89,6 +90,8 @@ def harden(
 
     def finish(folder: Path, difference: float) -> None:
         (folder / NEURONS).write_text(neurons.to_json())
+        for name, members in change.sets(discover(vlm.model)).items():
+            (folder / name).write_text(members.to_json())
         Origin(did=change.summary, model=str(original), neurons=len(neurons), before=found).write(folder)
         (folder / CARD).write_text(hardened_card(vlm.name, original, neurons, change, len(samples), difference))
 

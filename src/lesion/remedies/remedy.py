@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
 
 from lesion.core.neurons import NeuronSet
+from lesion.core.sites import Sites
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.checkpoint import Asked
 
 
 @dataclass(frozen=True)
 class Change(ABC):
-    """What a remedy did to a model; a subclass's fields are what JSON says of it."""
+    """What a remedy did to a model."""
 
     remedy: ClassVar[str]
     """The remedy's name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON says of it: by default, its fields."""
+        return asdict(self)
 
     @property
     @abstractmethod
@@ -37,6 +42,14 @@ class Change(ABC):
     @abstractmethod
     def otherwise(self) -> str:
         """For the card: what else there is to know of the change."""
+
+    def sets(self, sites: Sites) -> dict[str, NeuronSet]:
+        """Sets of neurons that the changed model has for those that it was changed for, by the names of their files.
+
+        Args:
+            sites: Of the changed model.
+        """
+        return {}
 
 
 class Remedy(Protocol):

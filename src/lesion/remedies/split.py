@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import NeuronSet
-from lesion.core.sites import Site
+from lesion.core.sites import Site, Sites
 from lesion.models.feedforward import FeedForward, networks
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.checkpoint import Asked
@@ -31,6 +33,8 @@ ROLES = ("gate", "up", "hidden")
 MULTIPLE = 8
 """The intermediate size grows by a multiple of this: kernels like round numbers."""
 SIZE = "intermediate_size"
+COPIES = "copies.json"
+"""The set of all units that the split ones became, beside the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,25 @@ class SplitUnits(Change):
     """Units that were split.
 
     Attributes:
-        split: How many.
+        split: Which.
         times: Into how many each.
         units: How many units each layer has more.
     """
 
     remedy = "split"
-    split: int
+    split: NeuronSet
     times: int
     units: int
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"split": len(self.split), "times": self.times, "units": self.units}
+
+    def sets(self, sites: Sites) -> dict[str, NeuronSet]:
+        return {COPIES: copies(self.split, self.times, sites)}
+
     @property
     def title(self) -> str:
-        return f"{self.split:,} units split into {self.times}"
+        return f"{len(self.split):,} units split into {self.times}"
 
     @property
     def summary(self) -> str:
@@ -88,7 +98,7 @@ class Split:
 
     def apply(self, vlm: VisionLanguageModel, neurons: NeuronSet, asked: Asked) -> SplitUnits:
         """Splits units; errors as for :func:`split`."""
-        return SplitUnits(len(neurons), self.times, split(vlm.model, neurons, self.times))
+        return SplitUnits(neurons, self.times, split(vlm.model, neurons, self.times))
 
 
 def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
@@ -117,6 +127,26 @@ def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
         _widen(model, network, units.get(network.parent, ()), times, more)
     setattr(text, SIZE, getattr(text, SIZE) + more)
     return more
+
+
+def copies(neurons: NeuronSet, times: int, sites: Sites) -> NeuronSet:
+    """All units that some became: they themselves, and what was made of them.
+
+    Args:
+        neurons: Units of the model as it was.
+        times: How many each became.
+        sites: Of the model as it is.
+    """
+    found: dict[Site, np.ndarray] = {}
+    units = _units(neurons)
+    for site in neurons.sites:
+        members = units[_parent(site)]
+        own = [members.index(i) for i in neurons.indices(site).tolist()]
+        new = [site.width + at * (times - 1) + copy for at in own for copy in range(times - 1)]
+        now = sites.get(site.key)
+        assert now is not None
+        found[now] = np.array([*neurons.indices(site).tolist(), *new])
+    return NeuronSet.from_arrays(found)
 
 
 def check_times(times: int) -> None:
