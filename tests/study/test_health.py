@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def wrong(
     chance: float | None = 20.0,
     count: int = COUNT,
     prompts: list[str] | None = None,
+    references: list[str] | None = None,
 ) -> list[str]:
     """Complaints about a model that works, but for what is said."""
     answers = answers or [f"a car and {i} trees" for i in range(count)]
@@ -40,8 +42,23 @@ def wrong(
     outcomes = tuple(
         outcome(i, answers[i], nll, clips[i], repeated, strange, None if right is None else right[i]) for i in range(count)
     )
-    samples = [Sample(f"s{i}", None, prompt=None if prompts is None else prompts[i]) for i in range(count)]
+    samples = [
+        Sample(f"s{i}", None, None, None if references is None else references[i], None if prompts is None else prompts[i])
+        for i in range(count)
+    ]
     return complaints(Curve([Evaluation(0, outcomes)], None if chance is None else [chance] * count), samples)
+
+
+def test_right_answers_of_one_word_need_fit_no_picture():
+    """What they say is judged by the data's word; where they are no better than a constant answer, the CLIP score speaks."""
+    prompts = [f"what is {i} ?" for i in range(COUNT)]
+    at_chance: dict[str, Any] = {"clips": [20.0 + i % 2 for i in range(COUNT)], "chance": 20.5, "prompts": prompts}
+    words = ["red", "blue", "pink", "white"] * 2
+    assert wrong(words, references=words, **at_chance) == []
+    (line,) = wrong(["red"] * COUNT, references=words, **at_chance)
+    assert "fit their own images no better" in line
+    (line,) = wrong(words, references=["a red car"] * COUNT, **at_chance)
+    assert "fit their own images no better" in line
 
 
 def test_a_model_that_works_is_not_complained_of():

@@ -10,7 +10,7 @@ import numpy as np
 
 from lesion.core.errors import LesionError, ModelError, OptionError
 from lesion.core.progress import Progress
-from lesion.data.samples import QUESTIONS, SCENES, Sample
+from lesion.data.samples import DRAWN, Sample
 from lesion.models.checkpoint import check_loaded, check_weights
 from lesion.models.loading import pick_device, resolve
 from lesion.models.quiet import no_bars
@@ -150,6 +150,6 @@ def load_clip(
         return None
     if name == "auto":
         # By the data, not by the model: the embedded one has seen nothing but drawn scenes.
-        name = EMBEDDED if data in (SCENES, QUESTIONS) else DEFAULT
+        name = EMBEDDED if data in DRAWN else DEFAULT
     with progress.stage(f"loading {name}", None):
         return ClipScorer(name, device)

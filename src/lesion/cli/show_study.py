@@ -11,11 +11,13 @@ from rich.table import Table
 
 from lesion.core.criterion import CollapseCriterion
 from lesion.core.metrics import METRICS, headline
+from lesion.core.tables import Rows, show
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.measured import Metrics
 from lesion.study.origin import Origin
 from lesion.study.remedied import compared
 from lesion.study.result import Blind, CriterionEntry, Result
+from lesion.study.right_answers import right_rows
 from lesion.study.searched import Searched
 
 _BAR = 20
@@ -68,6 +70,8 @@ def show_run(result: Result, console: Console) -> None:
     show_result(result, console)
     console.print()
     console.print(_plot(result))
+    if rows := right_rows(result):
+        console.print(_right(rows))
     for line in result.confidence():
         console.print(escape(line), soft_wrap=True)
     _line(console, "command", result.command)
@@ -151,6 +155,16 @@ def _plot(result: Result) -> Table:
         score = point.metrics.get(CLIP)
         scores = (clip.show(score), _bar((score or 0.0) / 100)) if scored else ()
         table.add_row(f"{point.k:,}", perplexity.show(point.metrics.get(PERPLEXITY)), bar, *scores, _stage(result, point.k))
+    return table
+
+
+def _right(rows: Rows) -> Table:
+    """Right answers, one line an evaluated k."""
+    table = Table(title="right answers", box=None, padding=(0, 1))
+    for name in rows[0]:
+        table.add_column(escape(name), justify="right")
+    for row in rows:
+        table.add_row(*(escape(show(value)) for value in row.values()))
     return table
 
 

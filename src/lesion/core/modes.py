@@ -70,8 +70,19 @@ def not_text(text: str, tokens: int, special: int) -> float:
 
 def yes_or_no(text: str | None) -> bool | None:
     """Whether a text says yes (True) or no (False), by its first word; None where it says neither."""
-    words = (text or "").strip().lower().split()
-    return {"yes": True, "no": False}.get(words[0].strip(".,;:!?") if words else "")
+    return {"yes": True, "no": False}.get(first_word(text))
+
+
+def first_word(text: str | None) -> str:
+    """The first word in lower case, without punctuation; empty where there is none."""
+    words = (text or "").lower().split()
+    return words[0].strip(".,;:!?") if words else ""
+
+
+def expected_word(reference: str | None) -> str | None:
+    """The first word of a right answer: yes or no, or the whole of a one-word reference; None where it cannot be judged so."""
+    one = len((reference or "").split()) == 1 or yes_or_no(reference) is not None
+    return first_word(reference) or None if one else None
 
 
 def mode_of(

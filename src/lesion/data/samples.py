@@ -15,9 +15,11 @@ from lesion.data.images import decode
 from lesion.data.sources import Entry, entries, readable
 from lesion.zoo.captions import DEFAULT_PROMPT as DEFAULT_PROMPT  # what a model is asked, if nothing else is said
 
-SCENES, QUESTIONS, PROMPTS = "scenes", "questions", "prompts"
-"""The names of the embedded data in a study's options: scenes to describe, yes/no questions about them, and plain prompts for
-models that read text alone."""
+SCENES, QUESTIONS, QUIZ, PROMPTS = "scenes", "questions", "quiz", "prompts"
+"""The names of the embedded data in a study's options: scenes to describe, yes/no questions about them, questions of
+three kinds, and plain prompts for models that read text alone."""
+DRAWN = (SCENES, QUESTIONS, QUIZ)
+"""Those whose images are the drawn scenes."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Sample:
     Attributes:
         id: Unique within the data: the path below the folder, ``SPLIT/ROW``, ``line-N``, or ``scene-SEED``.
         image: RGB; None for a model that reads text alone.
-        category: The subfolder, what the data says, or the scene's first object; None where there is none.
+        category: The subfolder, what the data says, the scene's first object or the kind of question; None without one.
         reference: A true caption, where the data has one.
         prompt: What is asked of this image; None for the study's prompt.
     """
@@ -76,7 +78,8 @@ def load_samples(
 
     Args:
         source: ``"scenes"`` for the embedded held-out scenes, ``"questions"`` for a yes/no question about each of them,
-            ``"prompts"`` for the embedded plain prompts, or what :mod:`lesion.data.sources` describes.
+            ``"quiz"`` for one of three kinds (:mod:`lesion.zoo.quiz`), ``"prompts"`` for the embedded plain prompts, or what
+            :mod:`lesion.data.sources` describes.
         count: How many; fewer where the source has not as many (with a warning).
         seed: Which.
         strict: An unreadable image is an error, not a warning.
@@ -88,7 +91,9 @@ def load_samples(
     """
     if count < 1:
         raise DataError(f"samples is {count}; expected at least 1")
-    if source in (SCENES, QUESTIONS):
+    if source == QUIZ:
+        return _quiz(count, seed, category)
+    if source in DRAWN:
         return _scenes(count, seed, category, source == QUESTIONS)
     return _choose(source, _entries(source, category), count, seed, strict, warn)
 
@@ -126,7 +131,11 @@ def load_categories(
     Raises:
         DataError: As for :func:`load_samples`.
     """
-    if source in (SCENES, QUESTIONS):
+    if source == QUIZ:
+        from lesion.zoo.quiz import KINDS
+
+        return {kind: _quiz(count, seed, kind) for kind in KINDS}
+    if source in DRAWN:
         from lesion.zoo.scenes import CATEGORIES
 
         return {category: _scenes(count, seed, category, source == QUESTIONS) for category in CATEGORIES}
@@ -178,6 +187,19 @@ def _scenes(count: int, seed: int, category: str | None = None, questions: bool 
             prompt, reference = next(q for q in captions.questions(scene) if q[1] == ("yes", "no")[number % 2])
         samples.append(Sample(name, drawing.draw(scene), scene.main.category, reference, prompt))
     return samples
+
+
+def _quiz(count: int, seed: int, kind: str | None = None) -> list[Sample]:
+    """Questions about scenes; their category is the kind of question."""
+    from lesion.zoo import drawing, quiz
+
+    try:
+        asked = quiz.held_out(count, seed, kind)
+    except ValueError as error:
+        raise DataError(f"embedded quiz: {error}") from None
+    return [
+        Sample(f"scene-{q.scene.seed}-{q.kind}", drawing.draw(q.scene), q.kind, q.answer, q.question) for q in asked
+    ]
 
 
 def _entries(source: str, category: str | None = None) -> list[Entry]:

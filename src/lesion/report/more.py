@@ -6,11 +6,13 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesion.core.tables import Rows
 from lesion.report.explained import ExplainedView
 from lesion.report.found import FoundView
 from lesion.report.snippets import Repeat
 from lesion.study.explanation import Explanation
 from lesion.study.result import Result
+from lesion.study.right_answers import right_rows
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,14 @@ class More:
         found: The measured search; None where there was none.
         why: What ``lesion explain`` measured; None where it has not.
         repeat: The mask as code for other libraries.
+        right: Right answers against k, a row a k; empty where the data has no answers of one word.
         data: ``result.json`` as a link.
     """
 
     found: FoundView | None
     why: ExplainedView | None
     repeat: Repeat
+    right: Rows
     data: str
 
     @classmethod
@@ -40,6 +44,6 @@ class More:
         intact = {outcome["id"]: outcome["answer"] for outcome in result.curve[0].outcomes}
         return cls(
             None if result.searched is None else FoundView(result.searched),
-            None if explanation is None else ExplainedView(explanation, intact), Repeat.of(result),
+            None if explanation is None else ExplainedView(explanation, intact), Repeat.of(result), right_rows(result),
             f"data:application/json;base64,{base64.b64encode(result.model_dump_json().encode()).decode()}",
         )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from lesion.core.curve import Curve
-from lesion.core.modes import NOT_TEXT_SHARE, REPETITION_SHARE
+from lesion.core.modes import NOT_TEXT_SHARE, REPETITION_SHARE, expected_word, first_word
+from lesion.core.outcome import SampleOutcome
 from lesion.core.statistics import FEWEST, mean_bounds
 from lesion.data.samples import Sample
 
@@ -44,6 +46,8 @@ def complaints(curve: Curve, samples: Sequence[Sample]) -> list[str]:
         # The answers are yes and no, which describe no picture.
         if mean_bounds(np.array(right) - COIN)[0] <= 0:
             wrong.append(f"it answers yes/no questions no better than a coin ({100 * np.mean(right):.0f} % right)")
+    elif _answers_right(outcomes, samples):
+        pass  # one word describes no picture, and it is the right one
     elif intact.clip is not None and curve.chance is not None and len(outcomes) >= FEWEST:
         gap = intact.clip - curve.chance
         if mean_bounds(gap)[0] <= 0:
@@ -52,6 +56,17 @@ def complaints(curve: Curve, samples: Sequence[Sample]) -> list[str]:
                 f"chance {curve.chance.mean():.1f})"
             )
     return wrong
+
+
+def _answers_right(outcomes: Sequence[SampleOutcome], samples: Sequence[Sample]) -> bool:
+    """Whether answers of one word are right beyond sampling noise more often than any answer that is always the same."""
+    words = {s.id: expected_word(s.reference) for s in samples}
+    expected = [words.get(o.id) for o in outcomes]
+    if None in expected or len(outcomes) < FEWEST:
+        return False
+    right = np.array([float(first_word(o.answer) == word) for o, word in zip(outcomes, expected, strict=True)])
+    (_, most), = Counter(expected).most_common(1)
+    return bool(mean_bounds(right - most / len(right))[0] > 0)
 
 
 def near_copies(samples: Sequence[Sample]) -> int:

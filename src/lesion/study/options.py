@@ -38,7 +38,7 @@ class StudyOptions(BaseModel):
     )
     data: str = Field(
         SCENES,
-        description="scenes, questions or prompts (embedded), a folder (images, parquet, tar), FILE.jsonl, FILE.txt, "
+        description="scenes, questions, quiz or prompts (embedded), a folder (images, parquet, tar), FILE.jsonl, FILE.txt, "
         "coco:IMAGES:instances.json[:captions.json], hf:OWNER/NAME",
     )
     category: str | None = Field(None, description="only images of this category")
