@@ -14,9 +14,7 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -38,9 +36,11 @@ TOPIC, TOKENS, WINDOW = "types", 2048, 512
 PROMPTS, ANSWER = 16, 24
 BITS, SEEDS = (8, 4, 3), range(5)
 BLOCKS: tuple[By, ...] = ("row", "group", "tensor")
-GROUP = 64
+GROUP, OTHER_GROUPS = 64, (32, 96, 192)
+"""Inputs that share a scale; in groups of other sizes only the pair is kept: to see whether its sign is the same."""
 BROKEN = 2.0
 """Where rounding alone costs so many nats a token on the plain text, no sets are drawn: there is no model left to help."""
+PAIR = 3
 COUNTED, LEFT_OUT = "counted", "left out"
 """Whether what is kept counts in its block's scale."""
 
@@ -138,23 +138,24 @@ def keeps(vlm: VisionLanguageModel) -> list[Keep]:
     return found
 
 
-def cases(keeps: Sequence[Keep], scope: str, controls: bool) -> Iterator[tuple[Keep, str]]:
-    """What is kept, and how; with ``controls`` what chance or size chose and is counted, otherwise the rest."""
+def cases(keeps: Sequence[Keep], scope: str, turn: int) -> Iterator[tuple[Keep, str]]:
+    """What is kept, and how: first what is critical and the largest weights, then chance, then controls that are counted.
+
+    Args:
+        keeps: Everything.
+        scope: What is rounded.
+        turn: 0, 1 or 2; or :data:`PAIR` for the critical pair alone.
+    """
+    if turn == PAIR:
+        yield from ((keep, LEFT_OUT) for keep in keeps if keep.name in ("nothing", "critical hidden"))
+        return
     for keep in keeps:
         for how in (LEFT_OUT, COUNTED):
-            if keep.name == "nothing" and how == COUNTED:
+            if (keep.name == "nothing" and how == COUNTED) or (scope != "all" and not keep.inside):
                 continue
-            control = how == COUNTED and (keep.seed is not None or not keep.inside)
-            if controls == control and (scope == "all" or keep.inside):
+            control = keep.seed is not None or not keep.inside
+            if turn == (2 if control and how == COUNTED else 1 if keep.seed is not None else 0):
                 yield keep, how
-
-
-@contextmanager
-def scoped(model: Any, scope: str, bits: int, by: By, inside: tuple[str, ...]) -> Iterator[None]:
-    """Rounds what lies outside of one network, or nothing of it."""
-    outside = tuple(path for path in layers(model) if path not in inside)
-    with edited(model, [Rounding(bits, by, GROUP, only=outside)] if scope == "all" else []):
-        yield
 
 
 def row(nlls: dict[str, list[list[float]]], **about: Any) -> dict[str, Any]:
@@ -187,56 +188,66 @@ def main() -> None:
 
 def measure(rows: list[dict[str, Any]], out: Path) -> None:
     """Adds what is missing, each row as soon as it is there."""
-    vlm = load("smollm2")
-    model, asked, chosen = vlm.model, texts(vlm), keeps(vlm)
-    parent = next(s.path for s in vlm.sites if s.role == "down" and s.layer == LAYER).rpartition(".")[0]
-    inside = tuple(path for path in layers(model) if path.startswith(f"{parent}."))
-    about = {
-        "model": str(vlm.identity()), "python": sys.version.split()[0], "topic": TOPIC,
-        "topic_sha256": hashlib.sha256(topics[TOPIC].encode()).hexdigest()[:16],
-        "tokens": {name: sum(t.ids.shape[1] - t.start for t in asked if t.name == name) for name in ("plain", "answers")},
-        "largest_inside": {k.name: sum(int(k.masks[p].sum()) for p in inside if p in k.masks) for k in chosen if not k.inside},
-    }  # fmt: skip
-    done = {key(r) for r in rows}
+    bench = Bench(load("smollm2"), rows, out)
+    grid = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
+    # What is most likely to show something comes first.
+    for turn in range(3):
+        for scope in ("all", "layer"):
+            for bits, by in grid:
+                bench.cell(scope, bits, by, turn)
+    for bits in (4, 3):
+        for group in OTHER_GROUPS:
+            bench.cell("all", bits, "group", PAIR, group)
 
-    def add(nlls: dict[str, list[list[float]]], **what: Any) -> None:
-        rows.append(row(nlls, **what))
-        out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        print(json.dumps({k: v for k, v in rows[-1].items() if not k.endswith("_parts")}), flush=True)
 
-    def missing(scope: str, bits: int, by: str, keep: Keep, how: str) -> dict[str, Any] | None:
+class Bench:
+    """The model, what it is asked, what is kept by turns, and the rows so far."""
+
+    def __init__(self, vlm: VisionLanguageModel, rows: list[dict[str, Any]], out: Path) -> None:
+        self._model, self._rows, self._out = vlm.model, rows, out
+        self._texts, self._keeps = texts(vlm), keeps(vlm)
+        network = next(s.path for s in vlm.sites if s.role == "down" and s.layer == LAYER).rpartition(".")[0]
+        self._inside = tuple(path for path in layers(self._model) if path.startswith(f"{network}."))
+        self._outside = tuple(path for path in layers(self._model) if path not in self._inside)
+        outer = [keep for keep in self._keeps if not keep.inside]
+        inside = {k.name: sum(int(m.sum()) for path, m in k.masks.items() if path in self._inside) for k in outer}
+        asked = {name: sum(t.ids.shape[1] - t.start for t in self._texts if t.name == name) for name in ("plain", "answers")}
+        self._about = {
+            "model": str(vlm.identity()), "python": sys.version.split()[0], "topic": TOPIC, "tokens": asked,
+            "topic_sha256": hashlib.sha256(topics[TOPIC].encode()).hexdigest()[:16], "largest_inside": inside,
+        }  # fmt: skip
+        intact = self._missing("none", 32, "row", self._keeps[0], LEFT_OUT)
+        if intact is not None:
+            self._add(Reader(self._model, self._texts, 0), intact)
+
+    def cell(self, scope: str, bits: int, by: By, turn: int, group: int = GROUP) -> None:
+        """Measures one way of rounding, with what is kept in a turn (:func:`cases`)."""
+        name = by if group == GROUP else f"group of {group}"
+        named = [(k, how, self._missing(scope, bits, name, k, how)) for k, how in cases(self._keeps, scope, turn)]
+        todo = [(k, how, what) for k, how, what in named if what is not None]
+        if not todo or (turn in (1, 2) and broken(self._rows, scope, bits, name)):
+            return
+        bare = [Rounding(bits, by, group, only=self._outside)] if scope == "all" else []
+        with edited(self._model, bare):
+            reader = Reader(self._model, self._texts, LAYER)
+            for keep, how, what in (entry for entry in todo if entry[0].inside):
+                with edited(self._model, [Rounding(bits, by, group, keep.masks, how == COUNTED, self._inside)]):
+                    self._add(reader, what)
+        for keep, how, what in (entry for entry in todo if not entry[0].inside):
+            with edited(self._model, [Rounding(bits, by, group, keep.masks, how == COUNTED)]):
+                self._add(Reader(self._model, self._texts, 0), what)
+
+    def _missing(self, scope: str, bits: int, by: str, keep: Keep, how: str) -> dict[str, Any] | None:
+        """What a row is about; None where it is there."""
         what = {
             "scope": scope, "bits": bits, "by": by, "keep": keep.name, "how": how, "seed": keep.seed, "weights": keep.weights
         }
-        return None if key(what) in done else what
+        return None if key(what) in map(key, self._rows) else what
 
-    nothing = missing("none", 32, "row", chosen[0], LEFT_OUT)
-    if nothing is not None:
-        add(Reader(model, asked, 0).nlls(), **nothing)
-    # What is most likely to show something comes first.
-    low, high = ([(bits, by) for bits in some for by in BLOCKS] for some in ((4, 3), (8,)))
-    turns = [(scope, False, grid) for grid in (low, high) for scope in ("all", "layer")] + [("all", True, low)]
-    plan = [(scope, controls, *at) for scope, controls, grid in turns for at in grid]
-    for scope, controls, bits, by in plan:
-        todo = [(k, how, missing(scope, bits, by, k, how)) for k, how in cases(chosen, scope, controls)]
-        todo = [(k, how, what) for k, how, what in todo if what is not None]
-        start = time.perf_counter()
-        within = [entry for entry in todo if entry[0].inside]
-        if within:
-            with scoped(model, scope, bits, by, inside):
-                reader = Reader(model, asked, LAYER)
-                for keep, how, what in within:
-                    if keep.seed is not None and broken(rows, scope, bits, by):
-                        continue
-                    with edited(model, [Rounding(bits, by, GROUP, keep.masks, how == COUNTED, inside)]):
-                        add(reader.nlls(), **what)
-        for keep, how, what in todo:
-            if keep.inside or (controls and broken(rows, scope, bits, by)):
-                continue
-            with edited(model, [Rounding(bits, by, GROUP, keep.masks, how == COUNTED)]):
-                add(Reader(model, asked, 0).nlls(), **what)
-        if todo:
-            print(f"{len(todo)} in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    def _add(self, reader: Reader, what: dict[str, Any]) -> None:
+        self._rows.append(row(reader.nlls(), **what))
+        self._out.write_text(json.dumps({**self._about, "rows": self._rows}, indent=1) + "\n")
+        print(json.dumps({k: v for k, v in self._rows[-1].items() if not k.endswith("_parts")}), flush=True)
 
 
 def broken(rows: Sequence[dict[str, Any]], scope: str, bits: int, by: str) -> bool:
@@ -263,11 +274,17 @@ def table(rows: Sequence[dict[str, Any]], scope: str, how: str, text: str) -> li
             cells.setdefault((r["bits"], r["by"]), {}).setdefault(r["keep"], []).append(r[text])
     names = list(dict.fromkeys(name for cell in cells.values() for name in cell if name != "nothing"))
     lines = [f"| bits | scale | nothing kept | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"] if names else []
-    for (bits, by), cell in sorted(cells.items(), key=lambda c: (-c[0][0], BLOCKS.index(c[0][1]))) if names else []:
+    for (bits, by), cell in sorted(cells.items(), key=lambda c: (-c[0][0], where(c[0][1]))) if names else []:
         base = cell["nothing"][0]
         shown = [difference([value - base for value in cell.get(name, [])]) for name in names]
         lines.append(f"| {bits} | {by} | {math.exp(base):,.4g} | {' | '.join(shown)} |")
     return lines
+
+
+def where(by: str) -> tuple[int, int]:
+    """Sorts kinds of blocks."""
+    kind, _, size = by.partition(" of ")
+    return [*BLOCKS].index(kind), int(size or GROUP)
 
 
 def difference(values: Sequence[float]) -> str:

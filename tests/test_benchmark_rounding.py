@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.rounding import COUNTED, GROUP, LEFT_OUT, Keep, Reader, Text, cases, difference, row, scoped, table
+from benchmarks.rounding import COUNTED, LEFT_OUT, PAIR, Keep, Reader, Text, cases, difference, row, table, where
 from lesion.hooks.edit import edited
-from lesion.remedies.rounding import Rounding, layers, rounded
+from lesion.remedies.rounding import Rounding, layers
 from tests.hooks.test_edit import state
 from tests.models.test_families import vlm_of
 
@@ -30,29 +30,25 @@ def test_reading_from_a_layer_on_is_reading_whole():
 def test_rounding_outside_and_then_inside_is_rounding_all():
     model = vlm_of("llama").model
     inside = tuple(path for path in layers(model) if ".1.mlp." in path)
+    outside = tuple(path for path in layers(model) if path not in inside)
     before = state(model)
     with edited(model, [Rounding(4)]):
         whole = state(model)
-    with scoped(model, "all", 4, "row", inside):
-        assert state(model) != whole
+    with edited(model, [Rounding(4, only=outside)]):
+        assert state(model) not in (before, whole)
         with edited(model, [Rounding(4, only=inside)]):
             assert state(model) == whole
-    with scoped(model, "layer", 4, "row", inside):
-        assert state(model) == before
     assert state(model) == before
-    assert torch.equal(rounded(torch.ones(1, GROUP), 4, "group", GROUP), torch.ones(1, GROUP))
 
 
 def test_every_case_is_measured_once():
     chance = [Keep("random", {}, seed) for seed in (0, 1)]
     every = [Keep("nothing", {}), Keep("critical", {}), *chance, Keep("largest", {}, inside=False)]
-    first, later = ([(k.name, how) for k, how in cases(every, "all", controls)] for controls in (False, True))
-    assert first == [
-        ("nothing", LEFT_OUT), ("critical", LEFT_OUT), ("critical", COUNTED), ("random", LEFT_OUT), ("random", LEFT_OUT),
-        ("largest", LEFT_OUT),
-    ]  # fmt: skip
-    assert later == [("random", COUNTED), ("random", COUNTED), ("largest", COUNTED)]
-    assert "largest" not in {k.name for k, _ in cases(every, "layer", False)}
+    first, then, last = ([(k.name, how) for k, how in cases(every, "all", turn)] for turn in range(3))
+    assert first == [("nothing", LEFT_OUT), ("critical", LEFT_OUT), ("critical", COUNTED), ("largest", LEFT_OUT)]
+    assert then == [("random", LEFT_OUT)] * 2 and last == [("random", COUNTED)] * 2 + [("largest", COUNTED)]
+    assert [k.name for k, _ in cases([*every, Keep("critical hidden", {})], "all", PAIR)] == ["nothing", "critical hidden"]
+    assert "largest" not in {k.name for turn in range(3) for k, _ in cases(every, "layer", turn)}
 
 
 def test_a_table_says_how_many_nats_keeping_adds():
@@ -74,3 +70,6 @@ def test_a_table_says_how_many_nats_keeping_adds():
         "| 4 | row | 10 | -0.2500 | +0.2500 (+0.0000 to +0.5000) |",
     ]
     assert table(rows, "layer", LEFT_OUT, "plain") == [] and difference([]) == "-"
+    assert sorted(["tensor", "group", "group of 192", "row", "group of 32"], key=where) == [
+        "row", "group of 32", "group", "group of 192", "tensor",
+    ]  # fmt: skip
