@@ -22,6 +22,7 @@ from lesion.core.neurons import Neuron, NeuronSet
 from lesion.data.samples import load_samples
 from lesion.remedies.export import export
 from lesion.remedies.harden import harden
+from lesion.remedies.split import Split
 from tests.real_weights import needs_real_weights
 
 pytestmark = [
@@ -114,7 +115,7 @@ def test_under_the_mask_exported_and_hardened(scores: Callable[..., Scores], con
 
     again = scores(vlm.model, vlm.tokenizer)
     assert np.array_equal(again.likelihoods, intact.likelihoods), "outside the context it is the intact model"
-    harden(vlm, units, tmp_path / "hardened", 4, samples, PROMPT, max_new_tokens=4)
+    harden(vlm, units, tmp_path / "hardened", Split(4), samples, PROMPT, max_new_tokens=4)
     hardened = scores(str(tmp_path / "hardened"))
     assert hardened.metrics == intact.metrics and np.allclose(hardened.likelihoods, intact.likelihoods, rtol=1e-4)
     assert connections == []
