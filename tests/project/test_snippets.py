@@ -142,7 +142,14 @@ def check_python(arguments: list[str]) -> None:
     assert arguments[0] == "-m" and importlib.util.find_spec(arguments[1]) is not None
 
 
-OTHERS: dict[str, Callable[[list[str]], None]] = {"make": check_make, "pip": check_pip, "python": check_python}
+def check_evaluation(arguments: list[str]) -> None:
+    """What evaluations that are not installed here are told: a model, tasks, and where the scores go."""
+    assert {"--model", "--model_args", "--tasks", "--output_path"} <= set(arguments)
+
+
+OTHERS: dict[str, Callable[[list[str]], None]] = {
+    "make": check_make, "pip": check_pip, "python": check_python, "lm_eval": check_evaluation, "lmms-eval": check_evaluation,
+}  # fmt: skip
 SHELL_WORDS = ("export", "role=", "roles=", "seed=", "run=", "if", "else", "fi")
 """What a job's script has beside commands."""
 
