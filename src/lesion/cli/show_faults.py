@@ -41,11 +41,13 @@ def show_faults(found: Faults, console: Console) -> None:
 
 def _table(title: str, rows: list[Shares]) -> Table:
     table = Table()
-    table.add_column(title)
+    table.add_column(title, min_width=13)
     for name in (*OUTCOMES, "failed (95 %)"):
-        table.add_column(name, justify="right", no_wrap=name not in OUTCOMES)
+        # A space, at which a narrow terminal can break the line.
+        table.add_column(name.replace("-", " "), justify="right", no_wrap=name not in OUTCOMES)
     for row in rows:
         low, high = (f"{100 * end:.1f}" for end in row.interval)
         counts = [f"{row.counts[outcome]:,}" for outcome in OUTCOMES]
-        table.add_row(escape(row.name), *counts, f"{100 * row.failed:.1f} % ({low}–{high})")
+        repeated = f" ({row.different:,} different)" if row.different < row.drawn else ""
+        table.add_row(escape(row.name) + repeated, *counts, f"{100 * row.failed:.1f} % ({low}–{high})")
     return table

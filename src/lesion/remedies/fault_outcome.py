@@ -43,18 +43,19 @@ class Shares(BaseModel):
 
     name: str = Field(description="which faults")
     drawn: int
+    different: int = Field(description="so many of the trials drawn are not the same as another")
     counts: dict[Outcome, int]
     failed: float = Field(description="share of faults after which the model has collapsed, or is not finite")
     interval: tuple[float, float] = Field(description="of that share; Wilson, 95 %")
 
     @classmethod
-    def of(cls, name: str, outcomes: Iterable[Outcome]) -> Shares:
+    def of(cls, name: str, outcomes: Iterable[Outcome], different: int) -> Shares:
         """Counts outcomes, of which there is at least one."""
         counts = Counter(outcomes)
         drawn, failed = counts.total(), sum(counts[outcome] for outcome in FAILED)
         return cls(
-            name=name, drawn=drawn, counts={outcome: counts[outcome] for outcome in OUTCOMES}, failed=failed / drawn,
-            interval=share_interval(failed, drawn),
+            name=name, drawn=drawn, different=different, counts={outcome: counts[outcome] for outcome in OUTCOMES},
+            failed=failed / drawn, interval=share_interval(failed, drawn),
         )  # fmt: skip
 
     @property
@@ -92,8 +93,11 @@ class Contrast(BaseModel):
 
 def grouped(entries: Sequence[dict[str, Any]], by: str) -> list[Shares]:
     """Shares of the entries of a journal by a key of theirs, in its order; those without one are left out."""
-    groups: dict[Any, list[Outcome]] = {}
+    groups: dict[Any, list[dict[str, Any]]] = {}
     for entry in entries:
         if entry[by] is not None:
-            groups.setdefault(entry[by], []).append(entry["outcome"])
-    return [Shares.of(str(key), outcomes) for key, outcomes in sorted(groups.items())]  # numbers by size
+            groups.setdefault(entry[by], []).append(entry)
+    return [
+        Shares.of(str(key), (entry["outcome"] for entry in members), len({entry["trial"] for entry in members}))
+        for key, members in sorted(groups.items())  # numbers by size
+    ]

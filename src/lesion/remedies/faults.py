@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.journal import Journal
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import perplexity, pool
-from lesion.remedies.fault_draw import Draws, Kind, Population
+from lesion.remedies.fault_draw import Drawn, Draws, Kind, Population
 from lesion.remedies.fault_outcome import Contrast, Outcome, Shares, grouped, outcome_of
 from lesion.remedies.guard import Guard
 from lesion.remedies.ranges import statistics
@@ -91,6 +92,7 @@ class _Work:
         self._evaluator = self._evaluates()
         path = session.run.path / FILE
         self._journal, self._found = Journal(path), dict[tuple[str, int], dict[str, Any]]()
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
         head = {
             "format": FORMAT, "model": session.identity.as_dict(), "neurons": neurons.digest, "kind": vars(kind),
             "seed": session.options.seed, "criterion": criterion.name, "samples": [s.id for s in self._samples],
@@ -109,6 +111,7 @@ class _Work:
             raise RunError(f"{path} is about other faults, another model or data; delete it, or give another --out")
         for line in lines[1:]:
             self._found[line["arm"], line["number"]] = line
+            self._known[line["arm"], _told(line["faults"])] = {"nll": line["nll"], "outcome": line["outcome"]}
 
     def _evaluates(self) -> Evaluator:
         """On all samples; a guard's ranges are what its check needs."""
@@ -143,17 +146,23 @@ class _Work:
                 advance(len(lines))
 
     def _lines(self, arm: str, population: Population, guard: str | None, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        drawn = [self._draws.draw(population, number) for number in numbers]
-        requests = [self._draws.request(fault, guard) for fault in drawn]
-        found = {place: reading for group in self._evaluator.read(requests) for place, reading in group.items()}
-        for place, (number, fault) in enumerate(zip(numbers, drawn, strict=True)):
-            outcome = outcome_of(self._ablation.criterion, self._baseline, found[place])
-            about = {"arm": arm, "number": number, "faults": [one.as_dict() for one in fault]}
-            yield {**about, "nll": pool(found[place]).nll, "outcome": outcome}
+        drawn = {number: self._draws.draw(population, number) for number in numbers}
+        # A trial that was drawn before is not measured again; of few neurons there may be few different ones.
+        new = {key: number for number in reversed(numbers) if (key := (arm, _key(drawn[number]))) not in self._known}
+        requests = [self._draws.request(drawn[number], guard) for number in new.values()]
+        readings = {place: reading for group in self._evaluator.read(requests) for place, reading in group.items()}
+        for place, key in enumerate(new):
+            outcome = outcome_of(self._ablation.criterion, self._baseline, readings[place])
+            self._known[key] = {"nll": pool(readings[place]).nll, "outcome": outcome}
+        for number, trial in drawn.items():
+            faults = [one.as_dict() for one in trial]
+            yield {"arm": arm, "number": number, "faults": faults, **self._known[arm, _key(trial)]}
 
     def _answer(self, arms: Sequence[str], count: int) -> Faults:
         entries = {arm: [_places(self._found[arm, number]) for number in range(count)] for arm in arms}
-        shares = {arm: Shares.of(arm, [_outcome(e) for e in lines]) for arm, lines in entries.items()}
+        shares = {
+            arm: Shares.of(arm, map(_outcome, lines), len({e["trial"] for e in lines})) for arm, lines in entries.items()
+        }
         first, others = "critical", [arm for arm in arms if arm != "critical"]
         kind, session = self._kind, self._session
         which = "any bit" if kind.bit is None else f"bit {kind.bit}"
@@ -171,6 +180,15 @@ class _Work:
         )  # fmt: skip
 
 
+def _key(trial: Sequence[Drawn]) -> str:
+    return _told([one.as_dict() for one in trial])
+
+
+def _told(faults: Sequence[dict[str, Any]]) -> str:
+    """The same for the same faults, in whichever order."""
+    return json.dumps(sorted(json.dumps(fault, sort_keys=True) for fault in faults))
+
+
 def _outcome(entry: dict[str, Any]) -> Outcome:
     return entry["outcome"]
 
@@ -179,7 +197,7 @@ def _places(line: dict[str, Any]) -> dict[str, Any]:
     """A line of the journal, and what it is grouped by: None where its faults differ in that."""
     places = [(fault["bit"], *_place(fault)) for fault in line["faults"]]
     shared = [values[0] if len(set(values)) == 1 else None for values in zip(*places, strict=True)]
-    return {**line, **dict(zip(("bit", "layer", "part"), shared, strict=True))}
+    return {**line, "trial": _told(line["faults"]), **dict(zip(("bit", "layer", "part"), shared, strict=True))}
 
 
 def _place(fault: dict[str, Any]) -> tuple[int | None, str | None]:
