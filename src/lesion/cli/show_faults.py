@@ -41,13 +41,13 @@ def show_faults(found: Faults, console: Console) -> None:
 
 def _table(title: str, rows: list[Shares]) -> Table:
     table = Table()
-    table.add_column(title, min_width=13)
+    table.add_column(title, min_width=12)
     for name in (*OUTCOMES, "failed (95 %)"):
         # A space, at which a narrow terminal can break the line.
-        table.add_column(name.replace("-", " "), justify="right", no_wrap=name not in OUTCOMES)
+        table.add_column(name.replace("non-", "not "), justify="right", no_wrap=name not in OUTCOMES)
     for row in rows:
-        low, high = (f"{100 * end:.1f}" for end in row.interval)
+        failed, low, high = ("100" if end == 1 else f"{100 * end:.1f}" for end in (row.failed, *row.interval))
         counts = [f"{row.counts[outcome]:,}" for outcome in OUTCOMES]
         repeated = f" ({row.different:,} different)" if row.different < row.drawn else ""
-        table.add_row(escape(row.name) + repeated, *counts, f"{100 * row.failed:.1f} % ({low}–{high})")
+        table.add_row(escape(row.name) + repeated, *counts, f"{failed} % ({low}–{high})")
     return table
