@@ -67,7 +67,7 @@ WORDS: dict[str, tuple[list[str], Any]] = {
 """Field -> words of the command line, and what the field then is."""
 OWN = {
     ("ranks", "neurons"), ("ranks", "scorer"), ("try", "neurons"), ("try", "top"), ("export", "top"), ("harden", "top"),
-    ("harden", "split"),
+    ("harden", "split"), ("faults", "top"),
 }  # fmt: skip
 """Options of other commands that only share the name of a study's."""
 SMALL = ("--samples", "4", "--max-k", "1", "--controls", "0", "--max-new-tokens", "4", "--clip", "none")

@@ -6,13 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lesion.core.statistics import (
     RESAMPLES,
+    difference_interval,
     mean_bounds,
     percentile_interval,
     resamples,
     samples_to_decide,
+    share_interval,
     share_upper_bound,
     student_quantile,
 )
@@ -70,3 +74,44 @@ def test_half_way_to_infinity_is_not_a_number():
 def test_resamples_are_the_same_for_the_same_seed():
     assert resamples(5, 3).shape == (RESAMPLES, 5)
     assert (resamples(5, 3) == resamples(5, 3)).all() and not (resamples(5, 3) == resamples(5, 4)).all()
+
+
+# -- shares --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("hits", "drawn", "low", "high"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3: the score method without continuity correction.
+        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+        (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0),
+    ],
+)  # fmt: skip
+def test_wilsons_interval_is_the_published_one(hits, drawn, low, high):
+    assert share_interval(hits, drawn) == pytest.approx((low, high), abs=6e-5)
+    mirrored = share_interval(drawn - hits, drawn)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "low", "high"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17, 873-890), table II, method 10.
+        ((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926), ((0, 10), (0, 20), -0.1611, 0.2775), ((0, 10), (0, 10), -0.2775, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0), ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)  # fmt: skip
+def test_newcombes_interval_is_the_published_one(first, other, low, high):
+    assert difference_interval(*first, *other) == pytest.approx((low, high), abs=6e-5)
+    assert difference_interval(*other, *first) == pytest.approx((-high, -low), abs=6e-5)
+
+
+@given(st.integers(1, 500), st.data())
+def test_a_share_is_in_its_interval(drawn, data):
+    hits = data.draw(st.integers(0, drawn))
+    low, high = share_interval(hits, drawn)
+    assert 0 <= low <= hits / drawn <= high <= 1 and low < high
+    assert (low == 0) == (hits == 0) and (high == 1) == (hits == drawn)
+    other = data.draw(st.integers(1, 500))
+    hits_of_it = data.draw(st.integers(0, other))
+    low, high = difference_interval(hits, drawn, hits_of_it, other)
+    assert -1 <= low <= hits / drawn - hits_of_it / other <= high <= 1 and low < high

@@ -13,7 +13,7 @@ from lesion.core.neurons import NeuronSet
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Sites
 from lesion.hooks.clean import Restored as Restored
-from lesion.hooks.edit import EDITS_BY_NAME
+from lesion.hooks.edit import edit_dict, edit_of
 from lesion.hooks.fault import WeightFault as WeightFault
 from lesion.hooks.intervention import Intervention, Statistics
 from lesion.models.inputs import Answer
@@ -70,7 +70,7 @@ def request_dict(request: Request) -> dict[str, Any]:
         OptionError: The intervention, or an edit, is not registered.
     """
     neurons = {site.key: request.neurons.indices(site).tolist() for site in request.neurons.sites}
-    edits = [{"name": edit.name, **edit.as_dict()} for edit in request.edits]
+    edits = [edit_dict(edit) for edit in request.edits]
     return {"neurons": neurons, "intervention": request.intervention.as_dict(), "edits": edits}
 
 
@@ -83,12 +83,11 @@ def request_of(data: Mapping[str, Any], sites: Sites) -> Request:
 
     Raises:
         ValueError: The model has no such site.
+        OptionError: The intervention, or an edit, is not registered here.
     """
     found = {key: sites.get(key) for key in data["neurons"]}
     if missing := [key for key, site in found.items() if site is None]:
         raise ValueError(f"this replica's model has no site {missing[0]}")
     arrays = {site: np.array(data["neurons"][key], dtype=np.int64) for key, site in found.items() if site is not None}
-    edits = tuple(
-        EDITS_BY_NAME[e["name"]].from_dict({k: v for k, v in e.items() if k != "name"}, sites) for e in data["edits"]
-    )
+    edits = tuple(edit_of(edit, sites) for edit in data["edits"])
     return Request(NeuronSet.from_arrays(arrays), Intervention.from_dict(data["intervention"]), edits)

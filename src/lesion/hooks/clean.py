@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "lesion-guard-1"
 _HEAD = "lesion"
+"""Of the file's metadata: the CRC-32, as 8 digits, of the JSON that follows, which has every tensor's: no damage goes unseen."""
 
 
 class Damage(NamedTuple):
@@ -114,7 +115,7 @@ class CleanWeights:
         """Writes a safetensors file.
 
         Args:
-            path: Where.
+            path: Where; folders are made.
             about: What JSON can hold, kept with it.
             more: Other tensors, by names that begin with a letter.
         """
@@ -123,27 +124,35 @@ class CleanWeights:
         tensors, keys = dict(more or {}), list(self.copies)
         for number, key in enumerate(keys):
             tensors[f"{number}/indices"], tensors[f"{number}/copies"] = self.copies[key]
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         head = {
             **(about or {}), "format": FORMAT, "weights": [[name, dim] for name, dim in keys],
-            "checksums": [list(self.checksums[key]) for key in keys],
+            "checksums": [list(self.checksums[key]) for key in keys], "tensors": {k: _crc(t) for k, t in tensors.items()},
         }  # fmt: skip
-        write_bytes(path, save({k: t.contiguous() for k, t in tensors.items()}, {_HEAD: json.dumps(head, sort_keys=True)}))
+        text = json.dumps(head, sort_keys=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save(tensors, {_HEAD: f"{zlib.crc32(text.encode()):08x}{text}"}))
 
     @staticmethod
     def load(path: str | Path) -> tuple[CleanWeights, dict[str, Any], dict[str, torch.Tensor]]:
         """From :meth:`save`: the copies, what was kept with them, and the other tensors.
 
         Raises:
-            ModelError: No such file, or no guard.
+            ModelError: No such file, or no guard; or a byte of it is not as it was written.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(str(path), "pt") as file:
-                head = json.loads((file.metadata() or {})[_HEAD])
+                about = (file.metadata() or {})[_HEAD]
+                head = json.loads(about[8:])
+                if about[:8] != f"{zlib.crc32(about[8:].encode()):08x}":
+                    raise ValueError("the head is another")
                 if head["format"] != FORMAT:
                     raise ModelError(f"{path} is a guard of format {short(head['format'])}; expected {FORMAT}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if {name: _crc(tensor) for name, tensor in tensors.items()} != head["tensors"]:
+                raise ValueError("a tensor is another")
             copies = {
                 (str(name), int(dim)): (tensors.pop(f"{i}/indices"), tensors.pop(f"{i}/copies"))
                 for i, (name, dim) in enumerate(head["weights"])
@@ -240,16 +249,24 @@ class Restored(WeightEdit):
         return cls(data["path"])
 
     def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:
-        for (name, dim), (indices, _) in _read(self.path).copies.items():
+        for (name, dim), (indices, _) in self._read().copies.items():
             weight = parameter_of(model, name)
             yield from (weight.select(dim, i) for i in indices.tolist())
 
     def apply(self, model: nn.Module) -> None:
-        _read(self.path).bound(model).repair()
+        self._read().bound(model).repair()
+
+    def _read(self) -> CleanWeights:
+        try:
+            about = Path(self.path).stat()
+        except OSError:
+            return CleanWeights.load(self.path)[0]  # says what is wrong
+        return _kept(self.path, about.st_ino, about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _read(path: str) -> CleanWeights:
+def _kept(path: str, *_: int) -> CleanWeights:
+    """Read once as long as the file is the same one."""
     return CleanWeights.load(path)[0]
 
 

@@ -7,7 +7,7 @@ bytes that were there. A model that is offloaded or quantised has no entries tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
@@ -86,6 +86,30 @@ def register_edit(name: str) -> Callable[[Kind], Kind]:
         return kind
 
     return add
+
+
+def edit_dict(edit: WeightEdit) -> dict[str, Any]:
+    """For JSON.
+
+    Raises:
+        OptionError: It is not registered under its name, or cannot be made again by other processes.
+    """
+    own = edit.as_dict()
+    if EDITS_BY_NAME.get(edit.name) is not type(edit):
+        raise OptionError(f"edit {type(edit).__name__} is not registered; register it with register_edit")
+    return {"name": edit.name, **own}
+
+
+def edit_of(data: Mapping[str, Any], sites: Sites) -> WeightEdit:
+    """From :func:`edit_dict`; with all sites of the model.
+
+    Raises:
+        OptionError: This process has none of the name.
+    """
+    name, own = data["name"], {key: value for key, value in data.items() if key != "name"}
+    if name not in EDITS_BY_NAME:
+        raise OptionError(f"edit {name!r} is not registered here; expected one of {', '.join(EDITS_BY_NAME)}")
+    return EDITS_BY_NAME[name].from_dict(own, sites)
 
 
 @dataclass(frozen=True)

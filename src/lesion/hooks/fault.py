@@ -53,7 +53,7 @@ def faulty(
         bit: Which.
         action: See :data:`ACTIONS`.
         format: See :data:`BITS`.
-        scale: What 1 stands for in ``int8``, of a shape that broadcasts to the values'.
+        scale: What 1 stands for in ``int8``, of a shape that broadcasts to the values'; 0 in a row of zeros, which stays so.
 
     Returns:
         In the dtype of ``values``; it may be infinite or NaN.
@@ -65,9 +65,10 @@ def faulty(
         return torch.zeros_like(values)
     if format == "int8":
         assert scale is not None
-        safe = torch.where(scale > 0, scale, torch.ones_like(scale))  # a row of zeros
-        stored = (values / safe).round().clamp(-INT8_LARGEST, INT8_LARGEST).to(torch.int8)
-        return (_wrong(stored, bit, action).to(values.dtype) * safe).to(values.dtype)
+        # In single precision: a scale of few bits would put numbers into the wrong step.
+        scale = scale.float()
+        stored = torch.where(scale > 0, values.float() / scale, 0.0).round().clamp(-INT8_LARGEST, INT8_LARGEST)
+        return (_wrong(stored.to(torch.int8), bit, action).float() * scale).to(values.dtype)
     kinds = {
         "fp32": (torch.float32, torch.int32), "fp16": (torch.float16, torch.int16), "bf16": (torch.bfloat16, torch.int16)
     }
@@ -130,10 +131,10 @@ class WeightFault(BitFlip):
         """Of the entry's row: of the weights that make one output."""
         weight = parameter_of(model, self.parameter)
         if weight.ndim < 2:
-            return weight.abs().max() / INT8_LARGEST
+            return weight.abs().max().float() / INT8_LARGEST
         module = model.get_submodule(self.parameter.rpartition(".")[0])
         row = self.index[0] if columns(module, weight) is weight else self.index[1]
-        return columns(module, weight)[row].abs().max() / INT8_LARGEST
+        return columns(module, weight)[row].abs().max().float() / INT8_LARGEST
 
 
 @register_intervention("fault")
@@ -153,7 +154,9 @@ class ActivationFault(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "bit", int(self.bit))  # the command line gives any number as a float
+        if self.bit % 1 != 0:  # the command line gives any number as a float
+            raise OptionError(f"bit is {self.bit}; expected a whole number")
+        object.__setattr__(self, "bit", int(self.bit))
         check_fault(self.bit, self.action, self.format)
         if self.format == "int8":
             raise OptionError("activations have no int8 scale here; take fp32, fp16 or bf16, or faults in weights")

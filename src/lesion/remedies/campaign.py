@@ -10,10 +10,12 @@ from typing import Any, cast
 
 from lesion.core.errors import OptionError
 from lesion.core.executor import Executor
+from lesion.core.neurons import NeuronSet
 from lesion.core.progress import Progress, Silent
+from lesion.core.sites import Sites
 from lesion.models.vlm import VisionLanguageModel
-from lesion.remedies.fault_draw import POPULATIONS, Kind, Population
-from lesion.remedies.faults import Faults, faults
+from lesion.remedies.fault_draw import POPULATIONS, Draws, Kind, Population
+from lesion.remedies.faults import Faults, faults, fitting
 from lesion.remedies.guard import Guard
 from lesion.study.options import StudyOptions
 from lesion.study.place import place_for
@@ -74,16 +76,27 @@ def campaign(
     name = model if isinstance(model, str) else model.name
     positions = options.pop("mask_positions", "all")
     asked = StudyOptions.parse(model=name, **options)
-    Kind(where, action, format or "fp32", bit if format else None, positions, at_once)  # pyright: ignore[reportArgumentType]
+    # Any format's bits are among those of fp32; whether the model's own has this one is seen when it is loaded.
+    Kind(where, action, format or "fp32", bit, positions, at_once)  # pyright: ignore[reportArgumentType]
     file, run = (None, chosen) if Path(chosen).is_dir() else (chosen, None)
     read(file, run, top)
     if guard is not None:
         Guard.load(guard)
     told = json.dumps([chosen, top, where, action, format, bit, positions, at_once, guard])
     folder = place_for(out, asked, "faults", hashlib.sha256(told.encode()).hexdigest()[:8])
-    vlm, progress = model if isinstance(model, VisionLanguageModel) else None, progress or Silent()
-    with Session.open(asked, vlm, folder, progress, ranks=False, judges=False, executor=executor) as session:
-        own = format or FORMATS.get(str(session.vlm.model.dtype).removeprefix("torch."), "fp32")
+    loaded, progress = model if isinstance(model, VisionLanguageModel) else None, progress or Silent()
+    strikes, found = cast("tuple[Population, ...]", populations), list[tuple[NeuronSet, Kind]]()
+
+    def check(vlm: VisionLanguageModel, sites: Sites, _: object) -> None:
+        own = format or FORMATS.get(str(vlm.model.dtype).removeprefix("torch."), "fp32")
         kind = Kind(where, action, own, bit, positions, at_once)  # pyright: ignore[reportArgumentType]
-        neurons = neurons_of(session.vlm, file, run, top, force, progress.warn)
-        return faults(session, neurons, kind, count, cast("tuple[Population, ...]", populations), guard)
+        neurons = neurons_of(vlm, file, run, top, force, progress.warn)
+        if guard is not None:
+            fitting(guard, vlm, neurons)
+        Draws(vlm, neurons, list(sites), kind, asked.seed).check(strikes, guard is not None)
+        found.append((neurons, kind))
+
+    with Session.open(
+        asked, loaded, folder, progress, ranks=False, judges=False, check=check, executor=executor
+    ) as session:
+        return faults(session, *found[0], count, strikes, guard)

@@ -140,6 +140,28 @@ class Draws:
         neurons = self._neurons(population, count, rng)
         return [Drawn(neuron, self._bit(rng), *self._weight(neuron, rng)) for neuron in neurons]
 
+    def check(self, populations: Sequence[Population], guarded: bool = False) -> None:
+        """Whether all that may be drawn can be asked; nothing is measured.
+
+        Args:
+            populations: Where faults strike.
+            guarded: Whether the critical neurons' are asked with a guard too.
+
+        Raises:
+            OptionError: There are not so many neurons, or what is done to activations is not for these sites.
+            ModelError: A critical neuron's weights are an expert's, offloaded or quantised.
+        """
+        for population in populations:
+            act = self.request(self.draw(population, 0)).intervention
+            if self._kind.where == "activations":
+                sites = self._sites if population == "everything" else self._set.sites
+                act.check(sites, self._vlm.is_encoder_decoder)
+            elif population != "everything":
+                for neuron in {neuron.site: neuron for neuron in self._critical}.values():
+                    self._wiring.lines(neuron.site, neuron.index)
+        if guarded and self._kind.where == "activations":
+            RangedFault(positions=self._kind.positions).check(self._set.sites, self._vlm.is_encoder_decoder)
+
     def _bit(self, rng: np.random.Generator) -> int:
         if self._kind.action == "zero":
             return 0  # all of the number is lost
@@ -199,8 +221,8 @@ class Draws:
         kind = self._kind
         if kind.where == "activations":
             act = ActivationFault if guard is None else RangedFault
-            about = {"bit": drawn[0].bit, "action": kind.action, "format": kind.format, "positions": kind.positions}
-            return Request(NeuronSet(d.neuron for d in drawn if d.neuron is not None), act(**about))
+            fault = act(bit=drawn[0].bit, action=kind.action, format=kind.format, positions=kind.positions)
+            return Request(NeuronSet(d.neuron for d in drawn if d.neuron is not None), fault)
         faults = tuple(self._edit(one) for one in drawn)
         return Request(NeuronSet(), edits=faults if guard is None else (*faults, Restored(guard)))
 

@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from lesion.core.errors import OptionError, RunError
 from lesion.core.journal import Journal
 from lesion.core.neurons import NeuronSet
 from lesion.core.outcome import perplexity, pool
+from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.fault_draw import Drawn, Draws, Kind, Population
 from lesion.remedies.fault_outcome import Contrast, Outcome, Shares, grouped, outcome_of
 from lesion.remedies.guard import Guard
@@ -67,18 +69,35 @@ def faults(
     Raises:
         OptionError: ``count`` is below 1, or the criterion does not look at the perplexity of the reference answers alone.
         ModelError: Weights are an expert's, offloaded or quantised; or the guard does not fit.
-        RunError: The run directory holds other faults.
+        RunError: The run directory holds other faults, or was measured with another guard.
     """
     if count < 1:
         raise OptionError(f"faults is {count}; expected at least 1")
     return _Work(session, neurons, kind, guard).run(count, populations)
 
 
+def fitting(path: str, vlm: VisionLanguageModel, neurons: NeuronSet) -> Guard:
+    """A guard that holds some neurons of a model.
+
+    Raises:
+        ModelError: No such file, no guard, or another model's.
+        OptionError: It lacks some of the neurons.
+    """
+    guard = Guard.load(path)
+    guard.weights.bound(vlm.model)
+    missing = neurons - guard.neurons.fit(vlm.sites)
+    if len(missing):
+        raise OptionError(f"{path} does not guard {next(iter(missing))}; make one of the same neurons")
+    return guard
+
+
 class _Work:
     """Measures what is not in the journal yet."""
 
     def __init__(self, session: Session, neurons: NeuronSet, kind: Kind, guard: str | None) -> None:
-        self._session, self._neurons, self._kind, self._guard = session, neurons, kind, guard
+        self._session, self._neurons, self._kind = session, neurons, kind
+        # Other processes may stand in another folder.
+        self._guard = None if guard is None else str(Path(guard).resolve())
         self._samples = list(session.samples.values())
         self._ablation = session.ablation(self._samples)
         self._baseline = self._ablation.baseline
@@ -110,20 +129,18 @@ class _Work:
         elif lines[0] != head:
             raise RunError(f"{path} is about other faults, another model or data; delete it, or give another --out")
         for line in lines[1:]:
+            if self._guard is not None and line["arm"] == GUARDED and line["guard"] != self._digest:
+                raise RunError(f"{path} was measured with another guard; delete it, or give another --out")
             self._found[line["arm"], line["number"]] = line
             self._known[line["arm"], _told(line["faults"])] = {"nll": line["nll"], "outcome": line["outcome"]}
 
     def _evaluates(self) -> Evaluator:
         """On all samples; a guard's ranges are what its check needs."""
         session, ids = self._session, [s.id for s in self._samples]
-        known = {}
+        known, self._digest = {}, ""
         if self._guard is not None:
-            guard = Guard.load(self._guard)
-            guard.weights.bound(session.vlm.model)
-            missing = self._neurons - guard.neurons.fit(session.vlm.sites)
-            if len(missing):
-                raise OptionError(f"{self._guard} does not guard {next(iter(missing))}; make one of the same neurons")
-            known = statistics(guard.ranges, session.vlm.sites)
+            known = statistics(fitting(self._guard, session.vlm, self._neurons).ranges, session.vlm.sites)
+            self._digest = hashlib.sha256(Path(self._guard).read_bytes()).hexdigest()
         prompts, ground = [session.prompts[i] for i in ids], session.ground(ids, known)
         return evaluator_on(session.vlm, self._samples, prompts, ground, None, session.spent, session.executor)
 
@@ -155,8 +172,9 @@ class _Work:
             outcome = outcome_of(self._ablation.criterion, self._baseline, readings[place])
             self._known[key] = {"nll": pool(readings[place]).nll, "outcome": outcome}
         for number, trial in drawn.items():
-            faults = [one.as_dict() for one in trial]
-            yield {"arm": arm, "number": number, "faults": faults, **self._known[arm, _key(trial)]}
+            about = {"arm": arm, "number": number, "faults": [one.as_dict() for one in trial]}
+            about |= {} if guard is None else {"guard": self._digest}
+            yield {**about, **self._known[arm, _key(trial)]}
 
     def _answer(self, arms: Sequence[str], count: int) -> Faults:
         entries = {arm: [_places(self._found[arm, number]) for number in range(count)] for arm in arms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lesion.models.layout import TokenLayout
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class FollowedLayout(TokenLayout):
-    """Reads what the decoder is called with: the attention mask, and how much its cache holds already.
+    """Reads what the decoder is called with: the attention mask, and how much its cache holds already. Some models make masks
+    of four dimensions before they call it; what the model itself was given is read then.
 
     Tokens are told apart into the first one and all others. A row's first token is the first that its attention mask shows;
     rows are padded on either side.
@@ -24,6 +25,11 @@ class FollowedLayout(TokenLayout):
     def __init__(self) -> None:
         super().__init__()
         self._first: torch.Tensor | None = None
+        self._given: Any = None
+
+    def give(self, mask: Any) -> None:
+        """The model is about to be called with this attention mask; None where its pass is over."""
+        self._given = mask
 
     def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The decoder is about to be called with this."""
@@ -38,7 +44,8 @@ class FollowedLayout(TokenLayout):
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         before = int(cache.get_seq_length()) if cache is not None else 0
         shown = torch.ones(rows, before + tokens, dtype=torch.bool, device=given.device)
-        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        mask = next((m for m in (mask, self._given) if isinstance(m, torch.Tensor) and m.shape[:-1] == (rows,)), None)
+        if mask is not None:
             shown[:, : mask.shape[1]] = mask.bool()[:, : before + tokens]
         place = torch.arange(shown.shape[1], device=given.device)
         self._first = (place == shown.int().argmax(1, keepdim=True))[:, before:]
@@ -58,11 +65,14 @@ def followed(vlm: VisionLanguageModel) -> Iterator[FollowedLayout]:
     layout = FollowedLayout()
     decoder = vlm.model.get_submodule(vlm.structure.decoder)
 
+    def given(_: Any, args: Any, kwargs: Any) -> None:
+        layout.give(kwargs.get("attention_mask"))
+
     def before(_: Any, args: Any, kwargs: Any) -> None:
         layout.see(args, kwargs)
 
-    handle = decoder.register_forward_pre_hook(before, with_kwargs=True)
-    try:
+    with ExitStack() as stack:
+        for module, hook in ((vlm.model, given), (decoder, before)):
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        stack.callback(vlm.model.register_forward_hook(lambda *_: layout.give(None), always_call=True).remove)
         yield layout
-    finally:
-        handle.remove()

@@ -133,7 +133,12 @@ class Guard:
     # -- activations ---------------------------------------------------------------------------------------------------
     @contextmanager
     def ranged(self, vlm: VisionLanguageModel) -> Iterator[None]:
-        """Puts what leaves the range of clean data back to its end, while the context lasts."""
+        """Puts what leaves the range of clean data back to its end, while the context lasts.
+
+        Raises:
+            OptionError: They are not in the language model, or it is an encoder-decoder.
+        """
+        RangeCheck().check(self.neurons.sites, vlm.is_encoder_decoder)
         found = statistics(self.ranges, vlm.sites)
         with followed(vlm) as layout, mask(vlm.model, self.neurons.fit(vlm.sites), RangeCheck(), found, layout):
             yield

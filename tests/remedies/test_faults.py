@@ -1,0 +1,471 @@
+"""Faults: what is drawn, what becomes of the model, and that a campaign that was killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from lesion import load
+from lesion.ablation.ground import request_dict, request_of
+from lesion.ablation.replies import MaskedReplies
+from lesion.ablation.units import Request
+from lesion.cli.app import app
+from lesion.cli.show_faults import MOST_ROWS, show_faults
+from lesion.core.errors import ModelError, NeuronSetError, OptionError, RunError
+from lesion.core.journal import Journal
+from lesion.core.neurons import Neuron, NeuronSet
+from lesion.core.outcome import Likelihood
+from lesion.data.samples import load_samples
+from lesion.hooks.clean import Restored
+from lesion.hooks.edit import EDITS_BY_NAME, MergedMask, edit_of, register_edit
+from lesion.hooks.fault import BITS, RangedFault, WeightFault, faulty
+from lesion.models.neuron_weights import wiring_of
+from lesion.models.vlm import VisionLanguageModel
+from lesion.remedies import faults as measuring
+from lesion.remedies.campaign import campaign
+from lesion.remedies.fault_draw import POPULATIONS, Draws, Kind
+from lesion.remedies.fault_outcome import OUTCOMES, SHOWS, Contrast, Shares, grouped, outcome_of
+from lesion.remedies.faults import CHUNK, FILE, GUARDED, Faults
+from lesion.remedies.guard import Guard
+from tests.hooks.test_edit import state
+from tests.models.test_families import vlm_of
+from tests.remedies.test_harden import CRITICAL, PROMPT, critical, language
+
+LONGEST = 8
+OPTIONS: dict[str, Any] = {
+    "samples": 2, "criterion": "perplexity", "component": "language", "role": "all", "max_new_tokens": LONGEST,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VisionLanguageModel:
+    return load("tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def held(vlm: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of tiny-llava's planted units, and their guard."""
+    folder = tmp_path_factory.mktemp("held")
+    critical(vlm).save(folder / "set.json")
+    Guard.make(vlm, critical(vlm), load_samples("scenes", 8), PROMPT, LONGEST).save(folder / "guard")
+    return folder
+
+
+def draws(vlm: VisionLanguageModel, seed: int = 0, neurons: NeuronSet | None = None, **kind: Any) -> Draws:
+    sites = list(vlm.sites.select("language", reachable_only=True))
+    return Draws(vlm, critical(vlm) if neurons is None else neurons, sites, Kind(**kind), seed)
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [{}, {"where": "activations", "at_once": 3}, {"format": "int8"}, {"action": "zero"}], ids=str)
+def test_the_same_seed_draws_the_same_in_any_order(vlm: VisionLanguageModel, kind: dict[str, Any]):
+    one, other, another = draws(vlm, **kind), draws(vlm, **kind), draws(vlm, 1, **kind)
+    for population in POPULATIONS:
+        forward = [one.draw(population, number) for number in range(30)]
+        assert [other.draw(population, number) for number in reversed(range(30))] == forward[::-1]
+        assert [another.draw(population, number) for number in range(30)] != forward
+        assert len({json.dumps([d.as_dict() for d in drawn]) for drawn in forward}) > 10
+        bits = {d.bit for drawn in forward for d in drawn}
+        assert bits == {0} if kind.get("action") == "zero" else len(bits) > 4 and max(bits) < BITS[kind.get("format", "fp32")]
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_matched_ones_are_in_the_same_sites_and_never_critical(vlm: VisionLanguageModel, at_once: int):
+    sites = language(vlm, "gate", 1), language(vlm, "down", 2)
+    neurons = NeuronSet([*(Neuron(sites[0], i) for i in CRITICAL[:3]), Neuron(sites[1], 5)])
+    for where in ("weights", "activations"):
+        drawing = draws(vlm, neurons=neurons, where=where, at_once=at_once)
+        seen: Counter[Any] = Counter()
+        for number in range(60):
+            matched, struck = (drawing.draw(population, number) for population in ("matched", "critical"))
+            chosen = [d.neuron for d in matched]
+            assert len(set(chosen)) == at_once == len({d.neuron for d in struck})
+            assert not set(chosen) & set(neurons) and {d.neuron for d in struck} <= set(neurons)
+            if at_once == 4:
+                assert sorted(n.site.key for n in chosen if n) == sorted(n.site.key for n in neurons)
+            seen.update(n.site for n in chosen if n)
+        assert set(seen) == set(sites)
+
+
+def test_bits_in_activations_are_one_bit_and_in_weights_each_its_own(vlm: VisionLanguageModel):
+    drawing = draws(vlm, where="activations", at_once=4)
+    together = [drawing.draw("critical", number) for number in range(20)]
+    assert all(len({d.bit for d in drawn}) == 1 for drawn in together) and len({drawn[0].bit for drawn in together}) > 5
+    drawing = draws(vlm, at_once=4)
+    assert any(len({d.bit for d in drawing.draw("critical", number)}) > 1 for number in range(20))
+    drawing = draws(vlm, bit=30, at_once=4)
+    named = [drawing.draw(population, 0) for population in POPULATIONS]
+    assert {d.bit for drawn in named for d in drawn} == {30}
+
+
+def test_a_neurons_weights_are_struck_alike(vlm: VisionLanguageModel):
+    """Each line by its length, and all along a line; a bias is one entry."""
+    gpt = vlm_of("gpt2")
+    site = next(s for s in gpt.sites.select("language", "hidden"))
+    drawing = draws(gpt, neurons=NeuronSet([Neuron(site, 3)]))
+    lines = wiring_of(gpt.model).lines(site, 3)
+    width = gpt.model.get_parameter(lines[0].parameter).shape[1]
+    drawn = [drawing.draw("critical", number)[0] for number in range(2000)]
+    places = Counter((d.parameter, d.index) for d in drawn)
+    assert len(places) == 2 * width + 1, "every weight of a column, of a row, and the bias"
+    for line in lines:
+        own = [index for name, index in places if name == line.parameter]
+        assert all(index is not None and index[line.dim if len(index) > 1 else 0] == line.at for index in own)
+        assert len(own) == (1 if line.parameter.endswith("bias") else width)
+    expected = len(drawn) / len(places)
+    chi = sum((count - expected) ** 2 / expected for count in places.values())
+    assert chi < len(places) + 5 * math.sqrt(2 * len(places)), "a chi-square this large would be one in millions"
+
+
+def test_any_weight_is_as_likely(vlm: VisionLanguageModel):
+    drawing = draws(vlm)
+    drawn = [drawing.draw("everything", number)[0] for number in range(3000)]
+    sizes = {name: p.numel() for name, p in vlm.model.named_parameters()}
+    total = sum(sizes.values())
+    for d in drawn:
+        assert d.neuron is None and d.parameter is not None and d.index is not None
+        shape = vlm.model.get_parameter(d.parameter).shape
+        assert len(d.index) == len(shape) and all(0 <= i < n for i, n in zip(d.index, shape, strict=True))
+    for part in ("vision_tower", "language_model.layers", "embed", "lm_head"):
+        share = sum(size for name, size in sizes.items() if part in name) / total
+        found = sum(part in str(d.parameter) for d in drawn)
+        assert abs(found - 3000 * share) < 5 * math.sqrt(3000 * share * (1 - share)) + 1, part
+
+
+def test_any_neuron_is_as_likely(vlm: VisionLanguageModel):
+    total = sum(s.width for s in vlm.sites.select("language", reachable_only=True))
+    every = draws(vlm, where="activations", at_once=total + 9).draw("everything", 0)
+    language_sites = vlm.sites.select("language", reachable_only=True)
+    assert {d.neuron for d in every} == {Neuron(s, i) for s in language_sites for i in range(s.width)} and len(every) == total
+    drawing = draws(vlm, where="activations")
+    few = [drawing.draw("everything", number)[0].neuron for number in range(800)]
+    sites = Counter(n.site for n in few if n is not None)
+    for site in vlm.sites.select("language", reachable_only=True):
+        share = site.width / total
+        assert abs(sites[site] - 800 * share) < 5 * math.sqrt(800 * share) + 1
+
+
+def test_what_cannot_be_drawn(vlm: VisionLanguageModel):
+    with pytest.raises(OptionError, match="5 faults at once need as many critical neurons; there are 4"):
+        draws(vlm, at_once=5).check(["matched"])
+    draws(vlm, at_once=5).check(["everything"])
+    site = language(vlm, "gate", 1)
+    most = NeuronSet(Neuron(site, i) for i in range(site.width - 1))
+    with pytest.raises(OptionError, match="has 1 neurons beside the set's; 2 are to match those"):
+        draws(vlm, neurons=most, at_once=2).check(["matched"])
+    mixtral = vlm_of("mixtral")
+    expert = NeuronSet([Neuron(next(s for s in mixtral.sites if s.expert is not None), 0)])
+    with pytest.raises(ModelError, match="is an expert's, whose weights are stacked"):
+        draws(mixtral, neurons=expert).check(["critical"])
+    vision = NeuronSet([Neuron(next(s for s in vlm.sites if s.component == "vision"), 0)])
+    some = draws(vlm, neurons=vision, where="activations", positions="first")
+    with pytest.raises(OptionError, match="positions 'first' are tokens of the language model"):
+        some.check(["critical"])
+    some.check(["everything"])
+    whole = draws(vlm, neurons=vision, where="activations")
+    whole.check(POPULATIONS)
+    with pytest.raises(OptionError, match="tells the first token apart"):
+        whole.check(["critical"], guarded=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"where": "caches"}, "faults are in 'caches'; expected one of weights, activations"),
+        ({"at_once": 0}, "faults at once are 0; expected at least 1"),
+        ({"positions": "first"}, "positions 'first' are for faults in activations; weights serve all tokens"),
+        ({"where": "activations", "positions": "last"}, "positions is 'last'; expected one of"),
+        ({"where": "activations", "format": "int8"}, "activations have no int8 scale here"),
+        ({"format": "fp8"}, "format is 'fp8'; expected one of fp32, fp16, bf16, int8"),
+        ({"action": "melt"}, "fault is 'melt'; expected one of flip, stuck-at-0, stuck-at-1, zero"),
+        ({"bit": 8, "format": "int8"}, "bit is 8; a number in int8 has bits 0 to 7"),
+    ],
+)  # fmt: skip
+def test_kinds_that_there_are_not(kind: dict[str, Any], message: str):
+    with pytest.raises(OptionError, match=message):
+        Kind(**kind)
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+def replies_of(vlm: VisionLanguageModel, seed: int = 5) -> MaskedReplies:
+    prompts = [vlm.prompt(sample, PROMPT) for sample in load_samples("scenes", 3, seed=seed)]
+    intact = vlm.generate(vlm.embed(prompts), LONGEST)
+    return MaskedReplies(vlm, prompts, intact, intact, LONGEST, 3)
+
+
+def read(replies: MaskedReplies, requests: list[Request]) -> list[list[float | None]]:
+    found = {place: reading for group in replies.read(requests) for place, reading in group.items()}
+    return [[likelihood.nll for likelihood in found[place]] for place in range(len(requests))]
+
+
+def strong(vlm: VisionLanguageModel, population: Any) -> list[Request]:
+    """Faults that do something: the highest bit of the exponent, in several weights."""
+    drawing = draws(vlm, bit=30, at_once=4)
+    return [drawing.request(drawing.draw(population, number)) for number in range(4)]
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_a_fault_that_is_asked_is_a_weight_edited_by_hand(vlm: VisionLanguageModel, population: Any):
+    before, requests, replies = state(vlm.model), strong(vlm, population), replies_of(vlm)
+    intact, found = read(replies, [Request(NeuronSet())])[0], read(replies, requests)
+    assert state(vlm.model) == before and not hasattr(vlm.model.config, "lesion_edits")
+    assert any(row != pytest.approx(intact) for row in found)
+    for request, row in zip(requests, found, strict=True):
+        assert len(request.edits) == 4 and not len(request.neurons)
+        kept: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
+        for edit in request.edits:
+            assert isinstance(edit, WeightFault)
+            weight = vlm.model.get_parameter(edit.parameter).detach()
+            kept.append((weight, edit.index, weight[edit.index].clone()))
+            weight[edit.index] = faulty(weight[edit.index], 30)
+        contexts = vlm.embed(replies.prompts)
+        by_hand = vlm.answer_log_probs(contexts, replies.references)
+        for weight, index, value in reversed(kept):
+            weight[index] = value
+        nll = [
+            Likelihood.of([-float(x[i, t]) for i, t in enumerate(answer.ids)]).nll
+            for x, answer in zip(by_hand, replies.references, strict=True)
+        ]
+        assert row == pytest.approx(nll, rel=1e-3, abs=1e-4)
+    assert state(vlm.model) == before and read(replies, [Request(NeuronSet())])[0] == intact
+
+
+def test_where_a_fault_is_says_which_layers_are_left_out(vlm: VisionLanguageModel, held: Path):
+    grouping = replies_of(vlm).grouping
+    drawing = draws(vlm)
+    (struck,) = [drawing.draw("critical", 0)]
+    one, guarded = drawing.request(struck), drawing.request(struck, str(held / "guard"))
+    (site,) = critical(vlm).sites
+    for request in (one, guarded):
+        assert request.sites == [site] and request.language_only and grouping.first_layer(request) == 1
+    assert isinstance(guarded.edits[-1], Restored) and guarded.edits[-1].sites == ()
+    anywhere = drawing.request(drawing.draw("everything", 0))
+    assert anywhere.sites is None and not anywhere.language_only and grouping.first_layer(anywhere) == 0
+    ranged = draws(vlm, where="activations").request(draws(vlm, where="activations").draw("critical", 0), "guard")
+    assert isinstance(ranged.intervention, RangedFault) and not ranged.edits
+    vision = next(s for s in vlm.sites if s.component == "vision")
+    far = Request(NeuronSet(), edits=(WeightFault("x", (0,), 0, site=vision),))
+    assert far.sites == [vision] and not far.language_only and grouping.first_layer(far) == 0
+
+
+def test_requests_with_edits_go_through_json(vlm: VisionLanguageModel, held: Path):
+    requests = [*strong(vlm, "critical"), *strong(vlm, "everything")]
+    requests.append(draws(vlm).request(draws(vlm).draw("critical", 0), str(held / "guard")))
+    for request in requests:
+        again = request_of(json.loads(json.dumps(request_dict(request))), vlm.sites)
+        assert again == request and hash(again) == hash(request)
+        assert [edit.id for edit in again.edits] == [edit.id for edit in request.edits] and again.sites == request.sites
+    with pytest.raises(OptionError, match="edit 'melt' is not registered here; expected one of .*fault"):
+        edit_of({"name": "melt"}, vlm.sites)
+    with pytest.raises(OptionError, match="edit MergedMask cannot be given to other processes; measure it in this one"):
+        request_dict(Request(NeuronSet(), edits=(MergedMask(critical(vlm)),)))
+
+    class Own(WeightFault):
+        pass
+
+    with pytest.raises(OptionError, match="edit Own is not registered; register it with register_edit"):
+        request_dict(Request(NeuronSet(), edits=(Own("x", (0,), 0),)))
+    with pytest.raises(ValueError, match="an edit named 'fault' is registered already"):
+        register_edit("fault")(Own)
+    assert EDITS_BY_NAME["fault"] is WeightFault
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+def test_the_four_outcomes():
+    """Of a criterion that says collapsed from a mean NLL of 5 on; the intact model's is 2."""
+    intact = [SimpleNamespace(reference=Likelihood.of([1.0, 3.0])), SimpleNamespace(reference=Likelihood.of([2.0, 2.0]))]
+    baseline: Any = SimpleNamespace(intact=SimpleNamespace(outcomes=intact))
+
+    def decide(_: Any, reading: list[Likelihood]) -> str:
+        return "collapsed" if sum(o.nll or 0 for o in reading) / len(reading) >= 5 else "standing"
+
+    criterion: Any = SimpleNamespace(decide_early=decide)
+
+    def outcome(*nll: float) -> str:
+        return outcome_of(criterion, baseline, [Likelihood.of([value, value]) for value in nll])
+
+    assert outcome(2.0, 2.0) == "masked" and outcome(1.0, 3.0) == "masked"
+    assert outcome(2.0, 2.0 + 1.9 * SHOWS) == "masked" and outcome(2.0, 2.0 + 2.1 * SHOWS) == "degraded"
+    assert outcome(2.0, 2.0 - 2.1 * SHOWS) == "degraded" and outcome(4.9, 5.0) == "degraded"
+    assert outcome(5.0, 5.0) == "collapsed"
+    assert outcome(math.nan, 2.0) == outcome(2.0, math.inf) == "non-finite"
+
+
+def test_shares_and_contrasts():
+    more = Shares.of("a", ["collapsed"] * 40 + ["non-finite"] * 16 + ["masked"] * 14)
+    less = Shares.of("b", ["collapsed"] * 48 + ["degraded"] * 32)
+    assert more.counts == {"masked": 14, "degraded": 0, "collapsed": 40, "non-finite": 16} and list(more.counts) == list(OUTCOMES)
+    assert (more.failures, more.failed, less.failures) == (56, 0.8, 48)
+    contrast = Contrast.of(more, less)
+    assert contrast.interval == pytest.approx((0.0524, 0.3339), abs=6e-5) and contrast.differs
+    assert str(contrast) == "a less b: +20.0 points of faults fail (95 % interval 5.2 to 33.4)"
+    assert str(Contrast.of(more, more)).endswith("which does not tell them apart") and not Contrast.of(more, more).differs
+    entries: list[dict[str, Any]] = [{"bit": bit, "outcome": "masked"} for bit in (30, None, 9, 30)]
+    assert [(s.name, s.drawn) for s in grouped(entries, "bit")] == [("9", 1), ("30", 2)]
+
+
+# -- campaigns ---------------------------------------------------------------------------------------------------------
+def go(vlm: VisionLanguageModel, held: Path, out: Path, **more: Any) -> Faults:
+    return campaign(str(held / "set.json"), vlm, out=out, **OPTIONS | more)
+
+
+def test_losing_the_critical_units_fails_and_a_guard_prevents_it(vlm: VisionLanguageModel, held: Path, tmp_path: Path):
+    before = state(vlm.model)
+    asked: dict[str, Any] = {"where": "activations", "action": "zero", "at_once": 4, "guard": str(held / "guard")}
+    found = go(vlm, held, tmp_path / "run", count=8, **asked)
+    assert state(vlm.model) == before
+    shares = {share.name: share for share in found.populations}
+    assert list(shares) == [*POPULATIONS, GUARDED] and all(share.drawn == 8 for share in found.populations)
+    assert shares["critical"].failures == 8 and shares["matched"].failures == shares[GUARDED].failures == 0
+    contrasts = {contrast.less: contrast for contrast in found.contrasts}
+    assert contrasts["matched"].differs and contrasts["matched"].interval[0] > 0 and contrasts[GUARDED].interval[0] > 0
+    assert found.what == "zero in activations, fp32, 4 at once" and found.by_bit == {}
+    assert [(s.name, s.drawn) for s in found.by_layer["critical"]] == [("1", 8)] == [
+        (s.name, s.drawn) for s in found.by_layer[GUARDED]
+    ]
+    assert [(s.name, s.drawn) for s in found.by_part["matched"]] == [("gate", 8)]
+
+
+def test_a_guard_mends_weights_to_the_bit(vlm: VisionLanguageModel, held: Path, tmp_path: Path):
+    """With bits of the exponent in four weights at once, and the same faults with the guard."""
+    before = state(vlm.model)
+    found = go(vlm, held, tmp_path / "run", count=6, on=["critical"], bit=30, at_once=4, guard=str(held / "guard"))
+    assert state(vlm.model) == before
+    lines = Journal(tmp_path / "run" / FILE).read()[1:]
+    struck, mended = ([line for line in lines if line["arm"] == arm] for arm in ("critical", GUARDED))
+    assert [line["faults"] for line in struck] == [line["faults"] for line in mended]
+    assert len({line["nll"] for line in mended}) == 1 and len({line["nll"] for line in struck}) > 1
+    assert {line["outcome"] for line in mended} == {"masked"} != {line["outcome"] for line in struck}
+    assert math.exp(mended[0]["nll"]) == pytest.approx(found.perplexity)
+    assert {s.name for s in found.by_part["critical"]} <= {"gate_proj", "up_proj", "down_proj"}
+    assert [s.name for s in found.by_bit["critical"]] == ["30"] and len(found.contrasts) == 1
+
+
+def test_a_campaign_that_was_killed_goes_on(vlm: VisionLanguageModel, held: Path, tmp_path: Path, monkeypatch: Any):
+    asked: dict[str, Any] = {"count": CHUNK // 8 + 2, "on": ["critical", "everything"]}
+    monkeypatch.setattr(measuring, "CHUNK", CHUNK // 8)
+    whole = go(vlm, held, tmp_path / "whole", **asked)
+    append, written = Journal.append, []
+
+    def dies(journal: Journal, entries: Any) -> Any:
+        if journal.path.name == FILE:
+            written.append(len(entries))
+            if len(written) == 4:
+                with journal.path.open("ab") as file:
+                    file.write(b'{"arm": "every')  # half a line
+                raise KeyboardInterrupt
+        return append(journal, entries)
+
+    before = state(vlm.model)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "append", dies)
+        go(vlm, held, tmp_path / "run", **asked)
+    assert written == [1, 4, 2, 4] and state(vlm.model) == before
+    again = go(vlm, held, tmp_path / "run", **asked)
+    assert (tmp_path / "run" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+    same = {"run": ""}
+    assert again.model_copy(update=same) == whole.model_copy(update=same)
+    monkeypatch.setattr(measuring._Work, "_lines", lambda *_: pytest.fail("it is all there"))
+    assert go(vlm, held, tmp_path / "run", **asked) == again
+    fewer = go(vlm, held, tmp_path / "run", **asked | {"count": 3, "on": ["everything"]})
+    assert [share.drawn for share in fewer.populations] == [3] and fewer.contrasts == []
+
+
+def test_a_folder_holds_one_campaign(vlm: VisionLanguageModel, held: Path, tmp_path: Path):
+    run: dict[str, Any] = {"count": 1, "on": ["critical"], "guard": str(held / "guard")}
+    go(vlm, held, tmp_path / "run", **run)
+    for other in ({"bit": 3}, {"action": "zero"}, {"at_once": 2}, {"format": "int8"}):
+        with pytest.raises(RunError, match="is about other faults, another model or data; delete it, or give another --out"):
+            go(vlm, held, tmp_path / "run", **run | other)
+    with pytest.raises(RunError, match="holds another study"):
+        go(vlm, held, tmp_path / "run", **run, seed=1)
+    Guard.make(vlm, critical(vlm), load_samples("scenes", 2), PROMPT, 2).save(tmp_path / "other")
+    with pytest.raises(RunError, match="was measured with another guard; delete it, or give another --out"):
+        go(vlm, held, tmp_path / "run", **run | {"guard": str(tmp_path / "other")})
+    assert go(vlm, held, tmp_path / "run", count=2, on=["critical"]).populations[0].drawn == 2
+
+
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"on": ["critical", "some"]}, OptionError, "faults strike 'some'; expected any of critical, matched, everything"),
+    ({"count": 0}, OptionError, "faults is 0; expected at least 1"),
+    ({"where": "caches"}, OptionError, "faults are in 'caches'"), ({"action": "melt"}, OptionError, "fault is 'melt'"),
+    ({"format": "fp8"}, OptionError, "format is 'fp8'"), ({"bit": 32}, OptionError, "bit is 32; a number in fp32 has"),
+    ({"bit": -1}, OptionError, "bit is -1"), ({"bit": 16, "format": "bf16"}, OptionError, "bit is 16; a number in bf16"),
+    ({"at_once": 0}, OptionError, "faults at once are 0"), ({"at_once": 5}, OptionError, "5 faults at once need as many"),
+    ({"mask_positions": "first"}, OptionError, "are for faults in activations"),
+    ({"mask_positions": "first", "where": "activations", "component": "all", "role": "hidden"}, OptionError, "are tokens of"),
+    ({"top": 3}, OptionError, "--top needs --run RUN"), ({"guard": "nowhere"}, ModelError, "no guard at nowhere"),
+    ({"chosen": "nowhere.json"}, NeuronSetError, "nowhere.json"), ({"samples": 0}, OptionError, "samples is 0"),
+    ({"guard": "less"}, OptionError, "does not guard .*; make one of the same neurons"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "error", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_is_wrong_is_said_before_a_folder_is_made(
+    vlm: VisionLanguageModel, held: Path, tmp_path: Path, asked: dict[str, Any], error: type[Exception], message: str
+):
+    if asked.get("guard") == "less":
+        few = NeuronSet(list(critical(vlm))[:3])
+        Guard.make(vlm, few, load_samples("scenes", 1), PROMPT, 2).save(tmp_path / "less")
+        asked = {"guard": str(tmp_path / "less")}
+    with pytest.raises(error, match=message):
+        campaign(**{"chosen": str(held / "set.json"), "model": vlm, "out": tmp_path / "run", "count": 1, **OPTIONS, **asked})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_criterion_that_asks_for_more_is_refused(vlm: VisionLanguageModel, held: Path, tmp_path: Path):
+    with pytest.raises(OptionError, match="needs more than the perplexity of the reference answers, .* take --criterion perplex"):
+        go(vlm, held, tmp_path / "run", count=1, criterion="degeneration")
+    assert not (tmp_path / "run" / FILE).exists()
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+def run(held: Path, *words: str) -> Any:
+    few = ("--samples", "2", "--max-new-tokens", str(LONGEST), "--faults", "4")
+    return CliRunner().invoke(app, ["faults", "tiny-llava", str(held / "set.json"), *few, *words])
+
+
+def test_the_command(held: Path, tmp_path: Path):
+    out = ("--out", str(tmp_path / "run"), "--in", "activations", "--fault", "zero", "--at-once", "4")
+    guarded = ("--guard", str(held / "guard"))
+    done = run(held, *out, *guarded, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = Faults.model_validate_json(done.stdout)
+    assert found.run == str(tmp_path / "run") and [share.drawn for share in found.populations] == [4] * 4
+    assert found.populations[0].failures == 4 and found.samples == 2 and found.neurons == 4
+    shown = run(held, *out, *guarded)
+    assert shown.exit_code == 0 and "faults in" in shown.stdout and "100.0 %" in shown.stdout
+    assert "critical less matched: +100.0 points of faults fail" in shown.stdout.replace("\n", " ")
+    one = run(held, "--out", str(tmp_path / "bits"), "--on", "critical", "--bit", "30")
+    assert one.exit_code == 0 and "flip in weights, fp32, bit 30; 4 trials each" in one.stdout.replace("\n", " ")
+    for words, message in [
+        (("--fault", "melt"), "fault is 'melt'"), (("--on", "some"), "faults strike 'some'"),
+        (("--bit", "40"), "bit is 40; a number in fp32 has bits 0 to 31"), (("--in", "caches"), "faults are in 'caches'"),
+    ]:  # fmt: skip
+        wrong = run(held, "--out", str(tmp_path / "wrong"), *words)
+        assert wrong.exit_code == 2 and message in wrong.stderr and not (tmp_path / "wrong").exists()
+
+
+def test_the_worst_places_are_shown():
+    """Where none failed there is no line; more than fit are cut."""
+    rows = [Shares.of(str(bit), ["collapsed"] * (bit % 3) + ["masked"] * 3) for bit in range(3 * MOST_ROWS)]
+    shares = Shares.of("critical", ["masked", "collapsed"])
+    found = Faults(
+        model="m", neurons=1, what="flip", criterion="c", samples=1, perplexity=None, populations=[shares], contrasts=[],
+        by_bit={"critical": rows}, by_layer={"critical": rows[1:2]}, by_part={}, run="r",
+    )  # fmt: skip
+    console = Console(record=True, width=160)
+    with console.capture() as seen:
+        show_faults(found, console)
+    text = seen.get()
+    assert f"the worst {MOST_ROWS} of {2 * MOST_ROWS}" in text and "critical: bit 2 (5)" in text and "bit 3 (" not in text
+    assert "bit 1 (" not in text and "layer" not in text
