@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from lesion.core.neurons import Neuron, NeuronSet
-from lesion.data.samples import load_samples
+from lesion.data.samples import Sample, load_samples
 from lesion.hooks.edit import edited
 from lesion.models.loading import load
 from lesion.models.vlm import VisionLanguageModel
@@ -33,14 +33,15 @@ from lesion.remedies.rounding import By, Kept, Rounding, entries, kept, largest,
 LAYER, CHANNEL, UNITS = 11, 507, (1229, 1487)
 """What `lesion study smollm2 --scorer activation` finds in `down`, and the pair that it finds in `hidden`."""
 TOPIC, TOKENS, WINDOW = "types", 2048, 512
-PROMPTS, ANSWER = 16, 24
+PROMPTS, ANSWER, EVERY = 16, 24, 64
 BITS, SEEDS = (8, 4, 3), range(5)
 BLOCKS: tuple[By, ...] = ("row", "group", "tensor")
 GROUP, OTHER_GROUPS = 64, (32, 96, 192)
 """Inputs that share a scale; in groups of other sizes only the pair is kept: to see whether its sign is the same."""
 BROKEN = 2.0
 """Where rounding alone costs so many nats a token on the plain text, no sets are drawn: there is no model left to help."""
-PAIR = 3
+PAIR, ROWS, COLUMNS = 3, "rows of hidden", "columns of hidden"
+"""A turn for the critical pair and its parts: what it reads by, and what it writes through."""
 COUNTED, LEFT_OUT = "counted", "left out"
 """Whether what is kept counts in its block's scale."""
 
@@ -107,17 +108,26 @@ class Reader:
         return seen[0]
 
 
-def texts(vlm: VisionLanguageModel, tokens: int = TOKENS, prompts: int = PROMPTS) -> list[Text]:
+def texts(vlm: VisionLanguageModel) -> list[Text]:
     """What the model is asked about."""
-    ids = vlm.tokenizer(topics[TOPIC], return_tensors="pt").input_ids[:, :tokens]
+    ids = vlm.tokenizer(topics[TOPIC], return_tensors="pt").input_ids[:, :TOKENS]
     plain = [Text("plain", window, 1) for window in ids.split(WINDOW, dim=1)]
-    asked = [vlm.prompt(sample) for sample in load_samples("prompts", prompts)]
-    answers = vlm.generate(vlm.embed(asked), ANSWER)
-    chats = []
-    for prompt, answer in zip(asked, answers, strict=True):
+    return plain + _answers(vlm, load_samples("prompts", PROMPTS))
+
+
+def fresh(vlm: VisionLanguageModel) -> list[Text]:
+    """Answers to the embedded prompts that :func:`texts` does not ask."""
+    asked = {sample.id for sample in load_samples("prompts", PROMPTS)}
+    return _answers(vlm, [sample for sample in load_samples("prompts", EVERY) if sample.id not in asked])
+
+
+def _answers(vlm: VisionLanguageModel, samples: Sequence[Sample]) -> list[Text]:
+    prompts = [vlm.prompt(sample) for sample in samples]
+    found = []
+    for prompt, answer in zip(prompts, vlm.generate(vlm.embed(prompts), ANSWER), strict=True):
         before = prompt.inputs["input_ids"]
-        chats.append(Text("answers", torch.cat([before, torch.tensor([answer.ids])], 1), before.shape[1]))
-    return plain + chats
+        found.append(Text("answers", torch.cat([before, torch.tensor([answer.ids])], 1), before.shape[1]))
+    return found
 
 
 def keeps(vlm: VisionLanguageModel) -> list[Keep]:
@@ -134,6 +144,9 @@ def keeps(vlm: VisionLanguageModel) -> list[Keep]:
             drawn = np.random.default_rng(seed).choice(others, len(members), replace=False)
             found.append(Keep(f"random {role}", kept(vlm.model, NeuronSet.from_arrays({site: drawn})), seed))
         found.append(Keep(f"largest, as many as {role}", largest(vlm.model, found[-len(SEEDS) - 1].weights), inside=False))
+    pair = next(keep.masks for keep in found if keep.name == "critical hidden")
+    found.append(Keep(COLUMNS, {path: pair[path]}))
+    found.append(Keep(ROWS, {other: mask for other, mask in pair.items() if other != path}))
     found.append(Keep("two weights", entries(vlm.model, [(path, CHANNEL, unit) for unit in UNITS])))
     return found
 
@@ -144,12 +157,12 @@ def cases(keeps: Sequence[Keep], scope: str, turn: int) -> Iterator[tuple[Keep, 
     Args:
         keeps: Everything.
         scope: What is rounded.
-        turn: 0, 1 or 2; or :data:`PAIR` for the critical pair alone.
+        turn: 0, 1 or 2; or :data:`PAIR` for the critical pair and its parts alone.
     """
     if turn == PAIR:
-        yield from ((keep, LEFT_OUT) for keep in keeps if keep.name in ("nothing", "critical hidden"))
+        yield from ((keep, LEFT_OUT) for keep in keeps if keep.name in ("nothing", "critical hidden", ROWS, COLUMNS))
         return
-    for keep in keeps:
+    for keep in (keep for keep in keeps if keep.name not in (ROWS, COLUMNS)):
         for how in (LEFT_OUT, COUNTED):
             if (keep.name == "nothing" and how == COUNTED) or (scope != "all" and not keep.inside):
                 continue
@@ -172,12 +185,14 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 def main() -> None:
     """Measures what the file does not have yet, and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rounding", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--fresh", action="store_true", help="the critical pair alone, on the other prompts")
     parser.add_argument("--table", action="store_true", help="print the tables of what is there, and measure nothing")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    out = options.out or Path(__file__).with_name("rounding_fresh.json" if options.fresh else "rounding.json")
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
     if not options.table:
-        measure(rows, options.out)
+        (confirm if options.fresh else measure)(rows, out)
     for scope in ("all", "layer"):
         for how in (LEFT_OUT, COUNTED):
             for text in ("plain", "answers"):
@@ -188,7 +203,8 @@ def main() -> None:
 
 def measure(rows: list[dict[str, Any]], out: Path) -> None:
     """Adds what is missing, each row as soon as it is there."""
-    bench = Bench(load("smollm2"), rows, out)
+    vlm = load("smollm2")
+    bench = Bench(vlm, rows, out, texts(vlm))
     grid = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
     # What is most likely to show something comes first.
     for turn in range(3):
@@ -200,20 +216,31 @@ def measure(rows: list[dict[str, Any]], out: Path) -> None:
             bench.cell("all", bits, "group", PAIR, group)
 
 
+def confirm(rows: list[dict[str, Any]], out: Path) -> None:
+    """Adds what the other prompts say of the critical pair and its parts."""
+    vlm = load("smollm2")
+    bench = Bench(vlm, rows, out, fresh(vlm))
+    bench.cell("all", 4, "group", PAIR)
+    bench.cell("all", 4, "row", PAIR)
+    bench.cell("all", 3, "group", PAIR)
+    for group in OTHER_GROUPS:
+        bench.cell("all", 4, "group", PAIR, group)
+
+
 class Bench:
     """The model, what it is asked, what is kept by turns, and the rows so far."""
 
-    def __init__(self, vlm: VisionLanguageModel, rows: list[dict[str, Any]], out: Path) -> None:
+    def __init__(self, vlm: VisionLanguageModel, rows: list[dict[str, Any]], out: Path, asked: Sequence[Text]) -> None:
         self._model, self._rows, self._out = vlm.model, rows, out
-        self._texts, self._keeps = texts(vlm), keeps(vlm)
+        self._texts, self._keeps = asked, keeps(vlm)
         network = next(s.path for s in vlm.sites if s.role == "down" and s.layer == LAYER).rpartition(".")[0]
         self._inside = tuple(path for path in layers(self._model) if path.startswith(f"{network}."))
         self._outside = tuple(path for path in layers(self._model) if path not in self._inside)
         outer = [keep for keep in self._keeps if not keep.inside]
         inside = {k.name: sum(int(m.sum()) for path, m in k.masks.items() if path in self._inside) for k in outer}
-        asked = {name: sum(t.ids.shape[1] - t.start for t in self._texts if t.name == name) for name in ("plain", "answers")}
+        tokens = {name: sum(t.ids.shape[1] - t.start for t in asked if t.name == name) for name in ("plain", "answers")}
         self._about = {
-            "model": str(vlm.identity()), "python": sys.version.split()[0], "topic": TOPIC, "tokens": asked,
+            "model": str(vlm.identity()), "python": sys.version.split()[0], "topic": TOPIC, "tokens": tokens,
             "topic_sha256": hashlib.sha256(topics[TOPIC].encode()).hexdigest()[:16], "largest_inside": inside,
         }  # fmt: skip
         intact = self._missing("none", 32, "row", self._keeps[0], LEFT_OUT)
@@ -270,7 +297,7 @@ def table(rows: Sequence[dict[str, Any]], scope: str, how: str, text: str) -> li
     """
     cells: dict[tuple[int, str], dict[str, list[float]]] = {}
     for r in rows:
-        if r["scope"] == scope and (r["how"] == how or r["keep"] == "nothing"):
+        if r["scope"] == scope and text in r and (r["how"] == how or r["keep"] == "nothing"):
             cells.setdefault((r["bits"], r["by"]), {}).setdefault(r["keep"], []).append(r[text])
     names = list(dict.fromkeys(name for cell in cells.values() for name in cell if name != "nothing"))
     lines = [f"| bits | scale | nothing kept | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"] if names else []

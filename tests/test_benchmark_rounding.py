@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rounding import COUNTED, LEFT_OUT, PAIR, Keep, Reader, Text, cases, difference, row, table, where
+from benchmarks.rounding import COUNTED, LEFT_OUT, PAIR, ROWS, Keep, Reader, Text, cases, difference, row, table, where
 from lesion.hooks.edit import edited
 from lesion.remedies.rounding import Rounding, layers
 from tests.hooks.test_edit import state
@@ -47,7 +47,8 @@ def test_every_case_is_measured_once():
     first, then, last = ([(k.name, how) for k, how in cases(every, "all", turn)] for turn in range(3))
     assert first == [("nothing", LEFT_OUT), ("critical", LEFT_OUT), ("critical", COUNTED), ("largest", LEFT_OUT)]
     assert then == [("random", LEFT_OUT)] * 2 and last == [("random", COUNTED)] * 2 + [("largest", COUNTED)]
-    assert [k.name for k, _ in cases([*every, Keep("critical hidden", {})], "all", PAIR)] == ["nothing", "critical hidden"]
+    assert [k.name for k, _ in cases([*every, Keep(ROWS, {})], "all", PAIR)] == ["nothing", ROWS]
+    assert list(cases([Keep(ROWS, {})], "all", 0)) == []
     assert "largest" not in {k.name for turn in range(3) for k, _ in cases(every, "layer", turn)}
 
 
@@ -73,3 +74,5 @@ def test_a_table_says_how_many_nats_keeping_adds():
     assert sorted(["tensor", "group", "group of 192", "row", "group of 32"], key=where) == [
         "row", "group of 32", "group", "group of 192", "tensor",
     ]  # fmt: skip
+    # A text that was not read there is no column of anything.
+    assert table([{**rows[0], "plain": 1.0}], "all", LEFT_OUT, "answers") == []
