@@ -31,7 +31,7 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.rounding import By, Kept, Rounding, entries, kept, largest, layers
 
 LAYER, CHANNEL, UNITS = 11, 507, (1229, 1487)
-"""What `lesion study smollm2 --scorer activation` finds in `down`, and the pair that it finds in `hidden`."""
+"""What a study by activation finds in `down`, and the pair of `hidden` units that it finds (docs/real-weights.md)."""
 TOPIC, TOKENS, WINDOW = "types", 2048, 512
 PROMPTS, ANSWER, EVERY = 16, 24, 64
 BITS, SEEDS = (8, 4, 3), range(5)
