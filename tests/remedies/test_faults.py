@@ -301,8 +301,8 @@ def test_the_four_outcomes():
 
 
 def test_shares_and_contrasts():
-    more = Shares.of("a", ["collapsed"] * 40 + ["non-finite"] * 16 + ["masked"] * 14)
-    less = Shares.of("b", ["collapsed"] * 48 + ["degraded"] * 32)
+    more = Shares.of("a", ["collapsed"] * 40 + ["non-finite"] * 16 + ["masked"] * 14, 70)
+    less = Shares.of("b", ["collapsed"] * 48 + ["degraded"] * 32, 80)
     assert more.counts == {"masked": 14, "degraded": 0, "collapsed": 40, "non-finite": 16} and list(more.counts) == list(OUTCOMES)
     assert (more.failures, more.failed, less.failures) == (56, 0.8, 48)
     contrast = Contrast.of(more, less)
@@ -457,8 +457,8 @@ def test_the_command(held: Path, tmp_path: Path):
 
 def test_the_worst_places_are_shown():
     """Where none failed there is no line; more than fit are cut."""
-    rows = [Shares.of(str(bit), ["collapsed"] * (bit % 3) + ["masked"] * 3) for bit in range(3 * MOST_ROWS)]
-    shares = Shares.of("critical", ["masked", "collapsed"])
+    rows = [Shares.of(str(bit), ["collapsed"] * (bit % 3) + ["masked"] * 3, bit % 3 + 3) for bit in range(3 * MOST_ROWS)]
+    shares = Shares.of("critical", ["masked", "collapsed"], 2)
     found = Faults(
         model="m", neurons=1, what="flip", criterion="c", samples=1, perplexity=None, populations=[shares], contrasts=[],
         by_bit={"critical": rows}, by_layer={"critical": rows[1:2]}, by_part={}, run="r",
