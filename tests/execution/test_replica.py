@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lesion import Study
+from lesion import Study, load
 from lesion.ablation.ground import Ground, request_dict, request_of
 from lesion.ablation.units import Request
 from lesion.core.errors import OptionError, RunError
+from lesion.core.journal import Journal
 from lesion.core.neurons import Neuron, NeuronSet
 from lesion.core.packet import pack, unpack
 from lesion.core.sites import Site, Sites
@@ -25,10 +26,13 @@ from lesion.execution.work import work
 from lesion.hooks.intervention import INTERVENTIONS, Intervention, Mean, Scale, Zero
 from lesion.models.inputs import Answer
 from lesion.paper import paper
+from lesion.remedies.campaign import campaign
+from lesion.remedies.guard import Guard
 from lesion.study.options import StudyOptions
 from lesion.study.replica import Replica
 from lesion.study.spec import Spec
 from tests.execution.common import OPTIONS, answer, check_same
+from tests.remedies.test_harden import PROMPT, critical
 
 
 class Backwards:
@@ -80,6 +84,24 @@ def test_the_papers_experiments_too(tmp_path: Path):
     serial = paper(["tiny-llava"], tmp_path / "serial", quick=True, **asked)
     pooled = paper(["tiny-llava"], tmp_path / "run", quick=True, executor=Backwards(), **asked)
     assert pooled.cells == serial.cells and pooled.curves == serial.curves
+
+
+@pytest.mark.parametrize("options", [{"where": "weights", "bit": 30}, {"where": "activations", "action": "zero"}], ids=str)
+def test_faults_too(tmp_path: Path, options: dict[str, Any]):
+    """With edits of weights, and a guard that each replica reads; the journal's lines are the same to the byte."""
+    vlm = load("tiny-llava")
+    critical(vlm).save(tmp_path / "set.json")
+    Guard.make(vlm, critical(vlm), load_samples("scenes", 4), PROMPT, 4).save(tmp_path / "guard")
+    asked: dict[str, Any] = {
+        "samples": 2, "max_new_tokens": 4, "component": "language", "role": "all", "criterion": "perplexity", "count": 4,
+        "at_once": 2, "guard": str(tmp_path / "guard"), **options,
+    }  # fmt: skip
+    executor, chosen = Backwards(), str(tmp_path / "set.json")
+    serial = campaign(chosen, out=tmp_path / "serial", **asked)
+    pooled = campaign(chosen, out=tmp_path / "pooled", executor=executor, **asked)
+    assert executor.done >= 2 and pooled.model_copy(update={"run": serial.run}) == serial
+    lines = [Journal(tmp_path / name / "faults.jsonl").read() for name in ("serial", "pooled")]
+    assert lines[0] == lines[1] and len(lines[0]) == 1 + 4 * 4
 
 
 def test_a_finished_study_asks_no_replica(tmp_path: Path, serial: Path):

@@ -263,7 +263,7 @@ def test_behind_a_range_check_everything_is_within(values, bit):
 def test_ranges_are_for_the_language_model_of_a_decoder():
     vision = Site("v", "vision", "hidden", 0, 8)
     for act in (RangeCheck(), RangedFault(bit=3)):
-        with pytest.raises(OptionError, match="tells the first token apart, and .* is not in the language model"):
+        with pytest.raises(OptionError, match=r"tells the first token apart, and .* is not in the language model"):
             act.check([SITE, vision])
         with pytest.raises(OptionError, match="is for decoders: this model's prompt is read by an encoder"):
             act.check([SITE], is_encoder_decoder=True)

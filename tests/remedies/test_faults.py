@@ -33,7 +33,7 @@ from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies import faults as measuring
 from lesion.remedies.campaign import campaign
 from lesion.remedies.fault_draw import POPULATIONS, Draws, Kind
-from lesion.remedies.fault_outcome import OUTCOMES, SHOWS, Contrast, Shares, grouped, outcome_of
+from lesion.remedies.fault_outcome import OUTCOMES, SHOWS, Contrast, Outcome, Shares, grouped, outcome_of
 from lesion.remedies.faults import CHUNK, FILE, GUARDED, Faults
 from lesion.remedies.guard import Guard
 from tests.hooks.test_edit import state
@@ -264,7 +264,7 @@ def test_requests_with_edits_go_through_json(vlm: VisionLanguageModel, held: Pat
         again = request_of(json.loads(json.dumps(request_dict(request))), vlm.sites)
         assert again == request and hash(again) == hash(request)
         assert [edit.id for edit in again.edits] == [edit.id for edit in request.edits] and again.sites == request.sites
-    with pytest.raises(OptionError, match="edit 'melt' is not registered here; expected one of .*fault"):
+    with pytest.raises(OptionError, match=r"edit 'melt' is not registered here; expected one of .*fault"):
         edit_of({"name": "melt"}, vlm.sites)
     with pytest.raises(OptionError, match="edit MergedMask cannot be given to other processes; measure it in this one"):
         request_dict(Request(NeuronSet(), edits=(MergedMask(critical(vlm)),)))
@@ -300,10 +300,16 @@ def test_the_four_outcomes():
     assert outcome(math.nan, 2.0) == outcome(2.0, math.inf) == "non-finite"
 
 
+def shares_of(name: str, collapsed: int = 0, broken: int = 0, masked: int = 0, degraded: int = 0) -> Shares:
+    counts: dict[Outcome, int] = {"collapsed": collapsed, "non-finite": broken, "masked": masked, "degraded": degraded}
+    return Shares.of(name, [outcome for outcome, count in counts.items() for _ in range(count)])
+
+
 def test_shares_and_contrasts():
-    more = Shares.of("a", ["collapsed"] * 40 + ["non-finite"] * 16 + ["masked"] * 14)
-    less = Shares.of("b", ["collapsed"] * 48 + ["degraded"] * 32)
-    assert more.counts == {"masked": 14, "degraded": 0, "collapsed": 40, "non-finite": 16} and list(more.counts) == list(OUTCOMES)
+    more = shares_of("a", collapsed=40, broken=16, masked=14)
+    less = shares_of("b", collapsed=48, degraded=32)
+    assert more.counts == {"masked": 14, "degraded": 0, "collapsed": 40, "non-finite": 16}
+    assert list(more.counts) == list(OUTCOMES)
     assert (more.failures, more.failed, less.failures) == (56, 0.8, 48)
     contrast = Contrast.of(more, less)
     assert contrast.interval == pytest.approx((0.0524, 0.3339), abs=6e-5) and contrast.differs
@@ -423,7 +429,7 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(
 
 
 def test_a_criterion_that_asks_for_more_is_refused(vlm: VisionLanguageModel, held: Path, tmp_path: Path):
-    with pytest.raises(OptionError, match="needs more than the perplexity of the reference answers, .* take --criterion perplex"):
+    with pytest.raises(OptionError, match=r"needs more than the perplexity of the reference answers, .* take --criterion"):
         go(vlm, held, tmp_path / "run", count=1, criterion="degeneration")
     assert not (tmp_path / "run" / FILE).exists()
 
@@ -457,8 +463,8 @@ def test_the_command(held: Path, tmp_path: Path):
 
 def test_the_worst_places_are_shown():
     """Where none failed there is no line; more than fit are cut."""
-    rows = [Shares.of(str(bit), ["collapsed"] * (bit % 3) + ["masked"] * 3) for bit in range(3 * MOST_ROWS)]
-    shares = Shares.of("critical", ["masked", "collapsed"])
+    rows = [shares_of(str(bit), collapsed=bit % 3, masked=3) for bit in range(3 * MOST_ROWS)]
+    shares = shares_of("critical", masked=1, collapsed=1)
     found = Faults(
         model="m", neurons=1, what="flip", criterion="c", samples=1, perplexity=None, populations=[shares], contrasts=[],
         by_bit={"critical": rows}, by_layer={"critical": rows[1:2]}, by_part={}, run="r",

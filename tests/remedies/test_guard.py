@@ -233,7 +233,7 @@ def test_the_first_token_in_batches_of_other_peoples_passes(family: str, side: A
     with followed(vlm) as layout:
 
         def look(_: Any, args: Any, kwargs: Any) -> None:
-            given = [x for x in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args) if x is not None][0]
+            given = next(x for x in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args) if x is not None)
             seen.append(places(layout, tuple(given.shape[:2])))
 
         handle = vlm.model.get_submodule(path).register_forward_pre_hook(look, with_kwargs=True)

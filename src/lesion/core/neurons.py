@@ -162,7 +162,10 @@ class NeuronSet(HtmlTable):
         try:
             text = Path(path).read_bytes()
         except OSError as error:
-            raise NeuronSetError(_unreadable(path, error.strerror or error)) from None
+            why = error.strerror or error
+            raise NeuronSetError(
+                f"{path}: cannot be read as a set of neurons: {why}; expected one such as a run's critical.json"
+            ) from None
         return cls.from_json(text, path)
 
     @classmethod
@@ -179,7 +182,9 @@ class NeuronSet(HtmlTable):
         try:
             data = from_json(text)
         except ValueError as error:
-            raise NeuronSetError(_unreadable(path, error)) from None
+            raise NeuronSetError(
+                f"{path}: cannot be read as a set of neurons: {error}; expected one such as a run's critical.json"
+            ) from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise NeuronSetError(f"{path}: not a set of neurons; expected a JSON object with format {FORMAT!r}")
         arrays: dict[Site, np.ndarray] = {}
@@ -225,10 +230,6 @@ class NeuronSet(HtmlTable):
                 raise NeuronSetError(f"{site.key} has {own.width} neurons in this model; the set expects {site.width}")
             fitted[own] = indices
         return NeuronSet.from_arrays(fitted, self.identity)
-
-
-def _unreadable(path: str | Path, why: object) -> str:
-    return f"{path}: cannot be read as a set of neurons: {why}; expected one such as a run's critical.json"
 
 
 MOST = 2**31

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "lesion-guard-1"
 _HEAD = "lesion"
-"""Of the file's metadata: the CRC-32, as 8 digits, of the JSON that follows, which has every tensor's: no damage goes unseen."""
+"""Of the file's metadata: 8 digits, the CRC-32 of the JSON behind them, which has every tensor's: no damage goes unseen."""
 
 
 class Damage(NamedTuple):
