@@ -205,7 +205,7 @@ def measure(rows: list[dict[str, Any]], out: Path) -> None:
     """Adds what is missing, each row as soon as it is there."""
     vlm = load("smollm2")
     bench = Bench(vlm, rows, out, texts(vlm))
-    grid = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
+    grid: list[tuple[int, By]] = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
     # What is most likely to show something comes first.
     for turn in range(3):
         for scope in ("all", "layer"):
