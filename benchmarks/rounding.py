@@ -193,6 +193,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
     if not options.table:
         (confirm if options.fresh else measure)(rows, out)
+    for text in ("answers",) if options.fresh else ("plain", "answers"):
+        print(f"\nthe pair, {text}\n", *paired(rows, text), sep="\n")
     for scope in ("all", "layer"):
         for how in (LEFT_OUT, COUNTED):
             for text in ("plain", "answers"):
@@ -205,7 +207,7 @@ def measure(rows: list[dict[str, Any]], out: Path) -> None:
     """Adds what is missing, each row as soon as it is there."""
     vlm = load("smollm2")
     bench = Bench(vlm, rows, out, texts(vlm))
-    grid = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
+    grid: list[tuple[int, By]] = [(bits, by) for some in ((4, 3), (8,)) for bits in some for by in BLOCKS]
     # What is most likely to show something comes first.
     for turn in range(3):
         for scope in ("all", "layer"):
@@ -305,6 +307,23 @@ def table(rows: Sequence[dict[str, Any]], scope: str, how: str, text: str) -> li
         base = cell["nothing"][0]
         shown = [difference([value - base for value in cell.get(name, [])]) for name in names]
         lines.append(f"| {bits} | {by} | {math.exp(base):,.4g} | {' | '.join(shown)} |")
+    return lines
+
+
+def paired(rows: Sequence[dict[str, Any]], text: str) -> list[str]:
+    """Lines of Markdown: what rounding costs, what keeping the pair adds to that, and over how many parts of a text."""
+    bare = {(r["scope"], r["bits"], r["by"]): r for r in rows if r["keep"] == "nothing"}
+    lines = ["| bits | scale | rounding costs | pair kept | standard error | better |", "|---|---|---|---|---|---|"]
+    for r in rows:
+        if r["keep"] != "critical hidden" or r["how"] != LEFT_OUT or r["scope"] != "all" or text not in r:
+            continue
+        base = bare["all", r["bits"], r["by"]]
+        changes = [kept - nothing for kept, nothing in zip(r[f"{text}_parts"], base[f"{text}_parts"], strict=True)]
+        error = statistics.stdev(changes) / math.sqrt(len(changes))
+        better = sum(change < 0 for change in changes)
+        costs = base[text] - bare["none", 32, "row"][text]
+        cells = f"{costs:.3f} | {r[text] - base[text]:+.3f} | {error:.3f} | {better} of {len(changes)}"
+        lines.append(f"| {r['bits']} | {r['by']} | {cells} |")
     return lines
 
 

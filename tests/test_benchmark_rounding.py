@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rounding import COUNTED, LEFT_OUT, PAIR, ROWS, Keep, Reader, Text, cases, difference, row, table, where
+from benchmarks.rounding import COUNTED, LEFT_OUT, PAIR, ROWS, Keep, Reader, Text, cases, difference, paired, row, table, where
 from lesion.hooks.edit import edited
 from lesion.remedies.rounding import Rounding, layers
 from tests.hooks.test_edit import state
@@ -76,3 +76,17 @@ def test_a_table_says_how_many_nats_keeping_adds():
     ]  # fmt: skip
     # A text that was not read there is no column of anything.
     assert table([{**rows[0], "plain": 1.0}], "all", LEFT_OUT, "answers") == []
+
+
+def test_what_keeping_the_pair_adds_part_by_part():
+    """Changes of -1, -2 and +0.5: their mean is -5/6, their deviation 1.2583, and two of three are better."""
+
+    def measured(scope: str, bits: int, keep: str, parts: list[float]) -> dict[str, Any]:
+        nlls = {"answers": [[nats] for nats in parts]}
+        return row(nlls, scope=scope, bits=bits, by="row", keep=keep, how=LEFT_OUT, seed=None, weights=1)
+
+    rows = [
+        measured("none", 32, "nothing", [1.0, 1.0, 1.0]), measured("all", 4, "nothing", [4.0, 5.0, 3.0]),
+        measured("all", 4, "critical hidden", [3.0, 3.0, 3.5]),
+    ]  # fmt: skip
+    assert paired(rows, "answers")[2:] == ["| 4 | row | 3.000 | -0.833 | 0.726 | 2 of 3 |"] and paired(rows, "plain")[2:] == []
