@@ -30,10 +30,6 @@ from tests.models.test_families import vlm_of
 from tests.remedies.conftest import LONGEST
 from tests.remedies.test_harden import CRITICAL, PROMPT, critical, language
 
-OPTIONS: dict[str, Any] = {
-    "samples": 2, "criterion": "perplexity", "component": "language", "role": "all", "max_new_tokens": LONGEST,
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def vlm() -> VisionLanguageModel:

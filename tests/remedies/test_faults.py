@@ -22,7 +22,7 @@ from lesion.data.samples import load_samples
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies import faults as measuring
 from lesion.remedies.campaign import campaign
-from lesion.remedies.fault_draw import POPULATIONS, Draws, Kind
+from lesion.remedies.fault_draw import POPULATIONS
 from lesion.remedies.fault_outcome import OUTCOMES, SHOWS, Contrast, Outcome, Shares, grouped, outcome_of
 from lesion.remedies.faults import CHUNK, FILE, GUARDED, Faults
 from lesion.remedies.guard import Guard
@@ -40,11 +40,6 @@ def vlm() -> VisionLanguageModel:
     return load("tiny-llava")
 
 
-
-
-def draws(vlm: VisionLanguageModel, seed: int = 0, neurons: NeuronSet | None = None, **kind: Any) -> Draws:
-    sites = list(vlm.sites.select("language", reachable_only=True))
-    return Draws(vlm, critical(vlm) if neurons is None else neurons, sites, Kind(**kind), seed)
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
@@ -83,8 +78,8 @@ def test_shares_and_contrasts():
     assert contrast.interval == pytest.approx((0.0524, 0.3339), abs=6e-5) and contrast.differs
     assert str(contrast) == "a less b: +20.0 points of faults fail (95 % interval 5.2 to 33.4)"
     assert str(Contrast.of(more, more)).endswith("which does not tell them apart") and not Contrast.of(more, more).differs
-    entries: list[dict[str, Any]] = [{"bit": bit, "outcome": "masked"} for bit in (30, None, 9, 30)]
-    assert [(s.name, s.drawn) for s in grouped(entries, "bit")] == [("9", 1), ("30", 2)]
+    entries: list[dict[str, Any]] = [{"bit": bit, "outcome": "masked", "trial": str(bit)} for bit in (30, None, 9, 30)]
+    assert [(s.name, s.drawn, s.different) for s in grouped(entries, "bit")] == [("9", 1, 1), ("30", 2, 1)]
 
 
 # -- campaigns ---------------------------------------------------------------------------------------------------------
