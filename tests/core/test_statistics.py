@@ -82,6 +82,7 @@ def test_resamples_are_the_same_for_the_same_seed():
     [
         # Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3: the score method without continuity correction.
         (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+        # By hand: z^2 / (10 + z^2) = 3.8415 / 13.8415; half of them is 1/2 -+ z / (2 sqrt(10 + z^2)) = 1/2 -+ 1.96 / 7.4408.
         (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0),
     ],
 )  # fmt: skip
