@@ -129,7 +129,7 @@ class _Work:
         elif lines[0] != head:
             raise RunError(f"{path} is about other faults, another model or data; delete it, or give another --out")
         for line in lines[1:]:
-            if self._guard is not None and line["arm"] == GUARDED and line["guard"] != self._digest:
+            if self._guard is not None and line["arm"] == GUARDED and line.get("guard") != self._digest:
                 raise RunError(f"{path} was measured with another guard; delete it, or give another --out")
             self._found[line["arm"], line["number"]] = line
             self._known[line["arm"], _told(line["faults"])] = {"nll": line["nll"], "outcome": line["outcome"]}
