@@ -45,7 +45,7 @@ def test_what_was_asked_differently_is_said(tmp_path: Path):
 def test_neurons_from_a_file_have_no_study_before(tmp_path: Path):
     made = run(tmp_path, origin=origin(tmp_path).model_copy(update={"before": None}))
     assert "What a study found before is not known" in plain(report([made]))
-    assert View(made.result, tmp_path, "r").remedied() == ([], [])
+    assert View(made.result, tmp_path, "r").more.remedied == ([], [])
 
 
 @pytest.mark.parametrize("text", [None, "", "{", '{"format": "lesion-origin-2"}', '{"did": 1}', "\0"])

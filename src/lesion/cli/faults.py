@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lesion.cli.executors import Address, Gpus, Kind, Replicas, executor_of
-from lesion.cli.export import Chosen, Top
+from lesion.cli.opened import Chosen, Top
 from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
 from lesion.cli.progress import LogJson, listener
 from lesion.cli.terminal import Json, Out, answer, quiet_libraries

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lesion.cli.export import Chosen, New, Top, opened
+from lesion.cli.opened import Chosen, New, Top, opened
 from lesion.cli.options import ARGUMENT, LOADING, fields_of, takes
 from lesion.cli.terminal import Json, answer, quiet_libraries
 

@@ -12,28 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lesion.ablation.evaluators import evaluator_on
-from lesion.ablation.ground import Ground
-from lesion.ablation.spent import Spent
-from lesion.ablation.units import Request
 from lesion.core.errors import DataError
 from lesion.core.neurons import NeuronSet
-from lesion.core.outcome import perplexity, pool
 from lesion.data.samples import Sample
 from lesion.hooks.edit import MergedMask, edited
-from lesion.hooks.intervention import FirstMean, Zero
+from lesion.hooks.intervention import FirstMean
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.card import CARD, NEURONS
 from lesion.remedies.checkpoint import Asked, check_free, write
 from lesion.remedies.guard import Guard
-from lesion.remedies.ranges import statistics
 from lesion.remedies.repaired_card import repaired_card
+from lesion.remedies.worth import perplexities
 from lesion.study.origin import Before, Origin
 
 GUARD = "guard.safetensors"
 """In the folder."""
-BATCH = 8
-"""Samples at a time."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ def repair(
         raise DataError(f"{len(samples)} samples; expected at least 2, one to learn constants on and one to measure")
     learnt, others = samples[: len(samples) // 2], samples[len(samples) // 2 :]
     guard = Guard.make(vlm, neurons, learnt, prompt, max_new_tokens)
-    intact, masked, repaired = _perplexities(vlm, guard, act, others, prompt, max_new_tokens)
+    intact, masked, repaired = perplexities(vlm, guard, act, others, prompt, max_new_tokens)
     asked = Asked(others, prompt, max_new_tokens)
     did = f"{len(neurons):,} neurons masked for good, with a constant each beside it"
     origin = Origin(did=did, model=str(vlm.identity()), neurons=len(neurons), before=found)
@@ -122,18 +115,3 @@ def repair(
     with edited(vlm.model, [MergedMask(neurons)]):
         difference = write(vlm, out, wanted, asked, finish)
     return Repaired(str(out), len(neurons), len(learnt), len(others), intact, masked, repaired, difference)
-
-
-def _perplexities(
-    vlm: VisionLanguageModel, guard: Guard, act: FirstMean, samples: Sequence[Sample], prompt: str, max_new_tokens: int
-) -> list[float | None]:
-    """Of the intact model's answers: intact, masked, with the constants."""
-    prompts = [vlm.prompt(sample, prompt) for sample in samples]
-    with vlm.prepared():
-        answers = vlm.generate(vlm.embed(prompts), max_new_tokens)
-    known = statistics(guard.ranges, vlm.sites)
-    ground = Ground([s.id for s in samples], answers, answers, max_new_tokens, BATCH, known)
-    evaluator = evaluator_on(vlm, samples, prompts, ground, None, Spent())
-    requests = [Request(NeuronSet()), Request(guard.neurons, Zero()), Request(guard.neurons, act)]
-    found = {place: reading for group in evaluator.read(requests) for place, reading in group.items()}
-    return [perplexity(pool(found[place])) for place in range(len(requests))]

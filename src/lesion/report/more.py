@@ -11,6 +11,7 @@ from lesion.report.explained import ExplainedView
 from lesion.report.found import FoundView
 from lesion.report.snippets import Repeat
 from lesion.study.explanation import Explanation
+from lesion.study.remedied import compared
 from lesion.study.result import Result
 from lesion.study.right_answers import right_rows
 
@@ -24,6 +25,8 @@ class More:
         why: What ``lesion explain`` measured; None where it has not.
         repeat: The mask as code for other libraries.
         right: Right answers against k, a row a k; empty where the data has no answers of one word.
+        remedied: The study beside that of the model before lesion changed it (:func:`lesion.study.remedied.compared`); None
+            where it did not.
         data: ``result.json`` as a link.
     """
 
@@ -31,6 +34,7 @@ class More:
     why: ExplainedView | None
     repeat: Repeat
     right: Rows
+    remedied: tuple[list[tuple[str, str, str]], list[str]] | None
     data: str
 
     @classmethod
@@ -45,5 +49,6 @@ class More:
         return cls(
             None if result.searched is None else FoundView(result.searched),
             None if explanation is None else ExplainedView(explanation, intact), Repeat.of(result), right_rows(result),
+            None if result.origin is None else compared(result.origin, result),
             f"data:application/json;base64,{base64.b64encode(result.model_dump_json().encode()).decode()}",
         )  # fmt: skip

@@ -23,7 +23,6 @@ from lesion.report.more import More
 from lesion.report.places import Grid, Map, Shade, draw_maps, grids
 from lesion.report.words import Piece, changes, visible
 from lesion.study import rundir
-from lesion.study.remedied import compared
 from lesion.study.result import Result, SampleEntry
 
 LONG = 600
@@ -314,11 +313,6 @@ class View:
             times = "–" if order.measured is None or order.promised <= 0 else f"{order.measured / order.promised:,.3g}"
             rows.append((order.name, nll.show(order.promised), nll.show(order.measured), times))
         return rows
-
-    # -- before a remedy ---------------------------------------------------------------------------------------------
-    def remedied(self) -> tuple[list[tuple[str, str, str]], list[str]] | None:
-        """This study beside that of the model before lesion changed it; None where it did not (:func:`compared`)."""
-        return None if self.result.origin is None else compared(self.result.origin, self.result)
 
     # -- the measured search, why, and the same elsewhere ------------------------------------------------------------
     @cached_property

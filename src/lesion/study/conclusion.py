@@ -17,8 +17,7 @@ from lesion.study.health import complaints, near_copies
 from lesion.study.listing import Listing
 from lesion.study.manifest import conditions
 from lesion.study.neuron_entry import NeuronEntry
-from lesion.study.origin import Origin
-from lesion.study.result import Blind, Result
+from lesion.study.result import Blind, Origin, Result
 from lesion.study.searched import Searched
 from lesion.study.session import Session
 from lesion.study.verdict import Verdict

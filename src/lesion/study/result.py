@@ -15,14 +15,13 @@ from lesion.core.identity import Identity
 from lesion.core.neurons import NeuronSet
 from lesion.core.sites import Site
 from lesion.core.tables import escape, to_frame
-from lesion.study.checksums import read_checked
 from lesion.study.confirmed import Confirmed
 from lesion.study.control_entry import ControlEntry, by_kind
 from lesion.study.curve_point import CurvePoint
 from lesion.study.measured import Metrics
 from lesion.study.neuron_entry import NeuronEntry, RankedNeuron
-from lesion.study.origin import Origin
-from lesion.study.rundir import CRITICAL, RESULT
+from lesion.study.origin import Origin as Origin
+from lesion.study.rundir import CRITICAL, RESULT, read_checked
 from lesion.study.searched import Searched
 
 

@@ -25,6 +25,7 @@ from lesion.core.neurons import MOST
 from lesion.core.outcome import Likelihood, SampleOutcome, perplexity, pool
 from lesion.core.parsing import from_json, number_of
 from lesion.study.checksums import Checksums
+from lesion.study.checksums import read_checked as read_checked  # for those who read a directory that they do not hold
 from lesion.study.lock import LOCK, locked
 from lesion.study.options import StudyOptions
 
