@@ -1,1 +1,1 @@
-"""From a finding to something to act on: models with a set of neurons masked for good."""
+"""From a finding to something to act on: masked and hardened checkpoints, guards of weights, simulated faults, rounding."""
