@@ -13,12 +13,18 @@ from typing import Any
 
 import pytest
 
-from lesion import Study
+from lesion import Study, load
 from lesion.core.errors import OptionError, RunError
+from lesion.data.samples import load_samples
 from lesion.execution import shards
 from lesion.execution.shards import CLAIMS, DONE, FAILED, TASKS, TRIES, WORK, Claims, ShardsExecutor
 from lesion.execution.work import parse_shard, work
+from lesion.remedies.campaign import campaign
+from lesion.remedies.faults import FILE, Faults
+from lesion.remedies.guard import Guard
+from lesion.study.rundir import FAULTS
 from tests.execution.common import OPTIONS, check_same, lines
+from tests.remedies.test_harden import PROMPT, critical
 
 
 def worker(run: Path, shard: str, code: str = "") -> subprocess.Popen[bytes]:
@@ -59,6 +65,24 @@ def test_workers_give_the_same_answer(serial: Path, tmp_path: Path, count: int):
     assert ended(workers) == [0] * count, "they end with the study"
     check_same(run, serial)
     assert not (run / WORK).exists(), "nothing is left behind"
+
+
+def test_faults_are_measured_by_workers(tmp_path: Path):
+    """Wrong weights too, with a guard's file that they read; the same trials as in one process, and workers end with them."""
+    vlm = load("tiny-llava")
+    critical(vlm).save(tmp_path / "set.json")
+    Guard.make(vlm, critical(vlm), load_samples("scenes", 2), PROMPT, 4).save(tmp_path / "guard")
+    asked: dict[str, Any] = {
+        "count": 3, "samples": 2, "criterion": "perplexity", "max_new_tokens": 4, "threads": "1",
+        "guard": str(tmp_path / "guard"), "on": ["critical"],
+    }  # fmt: skip
+    alone = campaign(str(tmp_path / "set.json"), vlm, out=tmp_path / "alone", **asked)
+    workers = [worker(tmp_path / "run", "0/1")]
+    found = campaign(str(tmp_path / "set.json"), out=tmp_path / "run", executor=ShardsExecutor(1), **asked)
+    assert ended(workers) == [0]
+    assert (tmp_path / "run" / FILE).read_bytes() == (tmp_path / "alone" / FILE).read_bytes()
+    assert found.model_copy(update={"run": ""}) == alone.model_copy(update={"run": ""})
+    assert Faults.model_validate_json((tmp_path / "run" / FAULTS).read_bytes()) == found
 
 
 def test_a_worker_that_is_killed_costs_nothing(serial: Path, tmp_path: Path):

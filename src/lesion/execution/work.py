@@ -13,7 +13,7 @@ from typing import Any
 from lesion.core.errors import LesionError, OptionError, RunError
 from lesion.execution.shards import BEAT, CURRENT, GROUNDS, LOOK, SLOWEST, SPEC, TASKS, WORK, Claims
 from lesion.study.replica import Replica
-from lesion.study.rundir import RESULT
+from lesion.study.rundir import FAULTS, RESULT
 from lesion.study.spec import Spec
 
 IDLE = 600.0
@@ -21,7 +21,7 @@ IDLE = 600.0
 
 
 def work(run: str | Path, shard: str = "0/1", idle: float = IDLE, **own: Any) -> int:
-    """Does tasks until the study has its result.
+    """Does tasks until the study has its result, or the campaign of faults its answer.
 
     Args:
         run: The study's run directory; it need not be there yet.
@@ -44,7 +44,7 @@ def work(run: str | Path, shard: str = "0/1", idle: float = IDLE, **own: Any) ->
         claims = None if current is None else Claims(current, mine, shards)
         name = None if claims is None else claims.take()
         if claims is None or name is None:
-            if claims is None and (folder / RESULT).exists():
+            if claims is None and any((folder / name).exists() for name in (RESULT, FAULTS)):
                 return count
             if time.monotonic() - quiet > idle:
                 raise RunError(f"{folder} had nothing to do for {idle:.0f} s; is its study running, with --executor shards?")

@@ -1,8 +1,8 @@
 """``lesion faults``: wrong bits in a model, many times over, and what becomes of it.
 
 Each fault is one wrong bit (or several at once), in a weight or in what passes through a neuron; the model is as it was before
-the next. What was measured is in the run directory's ``faults.jsonl``, a line a fault, and a process that was killed goes on
-with it.
+the next. What was measured is in the run directory's ``faults.jsonl``, a line a trial, and a process that was killed goes on
+with it. The answer is in ``faults.json``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lesion.remedies.fault_draw import Drawn, Draws, Kind, Population
 from lesion.remedies.fault_outcome import Contrast, Outcome, Shares, grouped, outcome_of
 from lesion.remedies.guard import Guard
 from lesion.remedies.ranges import statistics
+from lesion.study.rundir import FAULTS
 from lesion.study.session import Session
 
 FILE = "faults.jsonl"
@@ -151,7 +152,9 @@ class _Work:
             arms.append((GUARDED, "critical", self._guard))
         for arm, population, guard in arms:
             self._measure(arm, population, guard, count)
-        return self._answer([arm for arm, _, _ in arms], count)
+        answer = self._answer([arm for arm, _, _ in arms], count)
+        self._session.run.write_json(FAULTS, answer.model_dump())
+        return answer
 
     def _measure(self, arm: str, population: Population, guard: str | None, count: int) -> None:
         missing = [number for number in range(count) if (arm, number) not in self._found]

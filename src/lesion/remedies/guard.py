@@ -104,7 +104,8 @@ class Guard:
         """Checks and repairs a model before its first pass and then before every so many passes, while the context lasts.
 
         Args:
-            model: Whatever is called: a decoding step is a pass.
+            model: Whatever is called: a decoding step is a pass. One that is moved to another device or dtype inside has other
+                weights than those that are checked.
             every: So many passes from one check to the next.
             tell: Called with what was damaged.
 

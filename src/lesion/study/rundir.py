@@ -35,7 +35,7 @@ COLLAPSE, CONFIRMED, MINIMAL, CONTROLS = "collapse.json", "confirmed.json", "min
 BLIND, RANKS, SHORTLIST, SEARCH = "blind.json", "ranks.json", "shortlist.safetensors", "search.json"
 CRITICAL, EXPLANATION, FOUND = "critical.json", "explanation.json", "found.json"
 EVALUATIONS, FIGURES, PICTURES, REPORT = "evaluations.jsonl", "figures", "pictures", "report.html"
-PLAN, TIMINGS = "plan.json", "timings.json"
+PLAN, TIMINGS, FAULTS = "plan.json", "timings.json", "faults.json"
 
 
 RECENT, ROOM = 64, 16 * 2**20
