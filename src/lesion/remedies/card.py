@@ -48,7 +48,7 @@ def listed(neurons: NeuronSet) -> str:
 
 
 def hardened_card(
-    name: str, original: Identity, neurons: NeuronSet, change: Change, samples: int, difference: float
+    name: str, original: Identity, neurons: NeuronSet, change: Change, samples: int, difference: float, cost: str = ""
 ) -> str:
     """Of a model after a remedy.
 
@@ -59,13 +59,17 @@ def hardened_card(
         change: What was done.
         samples: On how many it was verified.
         difference: Of log-probabilities, as a share of the largest.
+        cost: Of a change that is not exact, in a sentence.
     """
+    same = " It computes the same but for rounding." if change.exact else ""
+    paid = f"{cost}.\n" if cost else ""
+    like = "the original" if change.exact else "before it was written"
     return f"""# {name} with {change.title}
 
-The model {original}, {change.done} It computes the same but for rounding.
+The model {original}, {change.done}{same}
 
 {listed(neurons)}
 
 {change.otherwise} Loaded again, it gave the same answers on {samples} samples
-as the original, and log-probabilities that differ by at most {difference:.1g} of the largest.
-"""
+as {like}, and log-probabilities that differ by at most {difference:.1g} of the largest.
+{paid}"""

@@ -6,12 +6,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lesion.ablation.replies import likelihood
 from lesion.core.errors import ModelError, OptionError
 from lesion.core.neurons import NeuronSet
+from lesion.core.outcome import perplexity, pool
 from lesion.data.samples import Sample
 from lesion.hooks.intervene import mask
 from lesion.models.identity import EDITS
@@ -51,6 +53,14 @@ class Said:
 
     answers: Sequence[Answer]
     log_probs: Sequence[torch.Tensor]
+
+    def last(self, count: int) -> Said:
+        """Of the last so many samples."""
+        return Said(self.answers[-count:], self.log_probs[-count:])
+
+    def perplexity(self) -> float | None:
+        """Of the answers; None where it is not finite."""
+        return perplexity(pool([likelihood(p, a) for p, a in zip(self.log_probs, self.answers, strict=True)]))
 
     def difference(self, found: Said) -> float:
         """Compares what was written with what was meant.
@@ -95,6 +105,18 @@ class Asked:
             contexts = vlm.embed(prompts)
             answers = vlm.generate(contexts, self.max_new_tokens)
             return Said(answers, vlm.answer_log_probs(contexts, answers))
+
+
+    def halves(self) -> tuple[Asked, Asked]:
+        """The first half of the samples, and the other; both are all where there is one sample."""
+        half = len(self.samples) // 2
+        return replace(self, samples=self.samples[:half] or self.samples), replace(self, samples=self.samples[half:])
+
+    def of_answers(self, vlm: VisionLanguageModel, answers: Sequence[Answer]) -> Said:
+        """How likely a model finds answers that another gave to the same samples."""
+        prompts = [vlm.prompt(sample, self.prompt) for sample in self.samples]
+        with vlm.prepared():
+            return Said(answers, vlm.answer_log_probs(vlm.embed(prompts), answers))
 
 
 def write(

@@ -7,7 +7,7 @@ clean data, and one constant a neuron: its mean at the first token (:mod:`lesion
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from lesion.data.samples import Sample
 from lesion.hooks.clean import CleanWeights, Damage
 from lesion.hooks.fault import RangeCheck
 from lesion.hooks.intervene import mask
-from lesion.hooks.intervention import FirstMean
+from lesion.hooks.intervention import FirstMean, Intervention
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.followed import followed
 from lesion.remedies.ranges import Ranges, SiteRange, learn, statistics
@@ -132,28 +132,24 @@ class Guard:
             handle.remove()
 
     # -- activations ---------------------------------------------------------------------------------------------------
-    @contextmanager
-    def ranged(self, vlm: VisionLanguageModel) -> Iterator[None]:
+    def ranged(self, vlm: VisionLanguageModel) -> AbstractContextManager[None]:
         """Puts what leaves the range of clean data back to its end, while the context lasts.
 
         Raises:
-            OptionError: They are not in the language model, or it is an encoder-decoder.
+            OptionError: The neurons are not in the language model, or it is an encoder-decoder.
         """
-        RangeCheck().check(self.neurons.sites, vlm.is_encoder_decoder)
-        found = statistics(self.ranges, vlm.sites)
-        with followed(vlm) as layout, mask(vlm.model, self.neurons.fit(vlm.sites), RangeCheck(), found, layout):
-            yield
+        return self._applied(vlm, RangeCheck())
+
+    def reinserted(self, vlm: VisionLanguageModel) -> AbstractContextManager[None]:
+        """Sets the neurons to zero but for their constants at the first token, while the context lasts; raises likewise."""
+        return self._applied(vlm, FirstMean())
 
     @contextmanager
-    def reinserted(self, vlm: VisionLanguageModel) -> Iterator[None]:
-        """Sets the neurons to zero but for their constants at the first token, while the context lasts.
-
-        Raises:
-            OptionError: They are not in the language model, or it is an encoder-decoder.
-        """
-        FirstMean().check(self.neurons.sites, vlm.is_encoder_decoder)
+    def _applied(self, vlm: VisionLanguageModel, act: Intervention) -> Iterator[None]:
+        """An intervention that needs what was learnt, in passes that anybody runs."""
+        act.check(self.neurons.sites, vlm.is_encoder_decoder)
         found = statistics(self.ranges, vlm.sites)
-        with followed(vlm) as layout, mask(vlm.model, self.neurons.fit(vlm.sites), FirstMean(), found, layout):
+        with followed(vlm) as layout, mask(vlm.model, self.neurons.fit(vlm.sites), act, found, layout):
             yield
 
     # -- as a file -----------------------------------------------------------------------------------------------------

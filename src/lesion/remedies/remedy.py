@@ -18,6 +18,8 @@ class Change(ABC):
 
     remedy: ClassVar[str]
     """The remedy's name."""
+    exact: ClassVar[bool] = True
+    """Whether the model computes the same but for rounding."""
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON says of it: by default, its fields."""

@@ -117,8 +117,8 @@ def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
         ModelError: The model is built otherwise; nothing was changed.
     """
     check_times(times)
-    units = _units(neurons)
-    found = _networks(model, units)
+    units = units_of(neurons)
+    found = plain_networks(model, units)
     more = max((times - 1) * len(members) for members in units.values())
     more = -(-more // MULTIPLE) * MULTIPLE
     config: Any = model.config
@@ -138,9 +138,9 @@ def copies(neurons: NeuronSet, times: int, sites: Sites) -> NeuronSet:
         sites: Of the model as it is.
     """
     found: dict[Site, np.ndarray] = {}
-    units = _units(neurons)
+    units = units_of(neurons)
     for site in neurons.sites:
-        members = units[_parent(site)]
+        members = units[parent_of(site)]
         own = [members.index(i) for i in neurons.indices(site).tolist()]
         new = [site.width + at * (times - 1) + copy for at in own for copy in range(times - 1)]
         now = sites.get(site.key)
@@ -159,24 +159,33 @@ def check_times(times: int) -> None:
         raise OptionError(f"split is {times}; expected at least 2")
 
 
-def _units(neurons: NeuronSet) -> dict[str, list[int]]:
-    """Path of each network -> its units."""
+def units_of(neurons: NeuronSet) -> dict[str, list[int]]:
+    """Path of each network -> its units, sorted.
+
+    Raises:
+        OptionError: A neuron is no intermediate unit of the language model.
+    """
     units: dict[str, set[int]] = {}
     for site in neurons.sites:
         if site.role not in ROLES or site.component != "language" or site.expert is not None:
             raise OptionError(
                 f"{site.key} holds no intermediate units of the language model; expected neurons of gate, up or hidden"
             )
-        units.setdefault(_parent(site), set()).update(neurons.indices(site).tolist())
+        units.setdefault(parent_of(site), set()).update(neurons.indices(site).tolist())
     return {path: sorted(members) for path, members in units.items()}
 
 
-def _parent(site: Site) -> str:
+def parent_of(site: Site) -> str:
+    """Path of a site's network."""
     return site.path.rpartition(".")[0]
 
 
-def _networks(model: nn.Module, units: Mapping[str, Sequence[int]]) -> list[FeedForward]:
-    """The networks that share the configuration's size: those of the language model."""
+def plain_networks(model: nn.Module, units: Mapping[str, Sequence[int]]) -> list[FeedForward]:
+    """The networks that share the configuration's size: those of the language model.
+
+    Raises:
+        ModelError: They are built otherwise, or some units' network is not among them.
+    """
     from torch import nn
 
     modules: dict[str, Any] = dict(model.named_modules())
