@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -45,8 +46,9 @@ def test_debug_says_nothing_where_nothing_is_wrong():
 
 
 def test_every_command_has_it():
-    group = typer.main.get_command(app)
-    for command in (group, *group.commands.values()):  # pyright: ignore[reportAttributeAccessIssue]
+    group: Any = typer.main.get_command(app)
+    below = [command for inner in group.commands.values() for command in getattr(inner, "commands", {"": inner}).values()]
+    for command in (group, *below):
         assert "--debug" in {name for parameter in command.params for name in parameter.opts}, command.name
 
 

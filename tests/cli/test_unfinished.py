@@ -28,6 +28,8 @@ COMMAND = ["study", "tiny-llava", "--samples", "16", "--max-new-tokens", "4", "-
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The folder of a study that was interrupted, what was shown while it ran, and its last words."""
     folder = tmp_path_factory.mktemp("unfinished") / "my run"
+    # What it imports takes seconds the first time, in which the study below could come to its end.
+    assert runner.invoke(app, ["show", str(folder)]).exit_code == 2
     arguments = [sys.executable, "-m", "lesion.cli", *COMMAND, "--out", str(folder)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
