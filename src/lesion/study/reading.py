@@ -12,6 +12,7 @@ from lesion.data.samples import PROMPTS, SCENES, Sample
 from lesion.models.loading import load, reads_text_alone
 from lesion.models.vlm import VisionLanguageModel
 from lesion.study.options import StudyOptions
+from lesion.study.statistics import scorers_for
 
 
 def with_data(options: StudyOptions, vlm: VisionLanguageModel | None = None) -> StudyOptions:
@@ -69,4 +70,6 @@ def check_fit(vlm: VisionLanguageModel, sites: Sites, options: StudyOptions) -> 
     """
     if options.max_k is not None and options.max_k > sites.neurons:
         raise OptionError(f"max_k is {options.max_k}; there are {sites.neurons} neurons of this component and role")
-    options.intervention().check(sites, vlm.is_encoder_decoder)
+    act = options.intervention()
+    act.check(sites, vlm.is_encoder_decoder)
+    scorers_for(act)
