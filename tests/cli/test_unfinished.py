@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     # What it imports takes seconds the first time, in which the study below could come to its end.
     assert runner.invoke(app, ["show", str(folder)]).exit_code == 2
     arguments = [sys.executable, "-m", "lesion.cli", *COMMAND, "--out", str(folder)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has interrupts ignored, and a process inherits that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     end = time.monotonic() + 120
     while not (folder / rundir.EVALUATIONS).exists() and time.monotonic() < end:
         time.sleep(0.01)
