@@ -23,6 +23,8 @@ from lesion.study.options import StudyOptions
 from lesion.study.session import Session
 from tests.families.__main__ import BUILDERS
 from tests.models.test_families import prompts_of, vlm_of
+from tests.remedies.test_export import run_stock
+from tests.remedies.test_export import stock as stock  # a fixture
 
 PROMPT, CRITICAL = "Describe the image.", (47, 158, 262, 391)
 OPTIONS: dict[str, Any] = {"samples": 16, "controls": 1, "max_new_tokens": 16, "clip": "none", "criterion": "perplexity"}
@@ -78,6 +80,15 @@ def test_every_single_loss_is_survived(hardened: Path, tmp_path: Path):
         copies = [*CRITICAL, *range(site.width - 16, site.width)]
         decisions = session.ablation().decisions([NeuronSet([Neuron(site, i)]) for i in copies])
     assert set(decisions) == {"standing"}
+
+
+def test_any_tool_loads_it(hardened: Path, stock: Path):
+    """In an environment without lesion: every weight is there, in the new shape."""
+    found = run_stock(stock, "AutoModelForImageTextToText", str(hardened), "")
+    own = load(str(hardened)).model.state_dict()
+    assert found.keys() == own.keys()
+    for name, value in own.items():
+        assert found[name] == pytest.approx(float(value.double().square().sum()), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "llava", "opt"])
