@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.cases import LONGEST, Bench, ties
 from benchmarks.channels import channels
+from benchmarks.losses import losses
 from benchmarks.memory import memory, peak
 from benchmarks.peers import Hooks
 from benchmarks.schedule import WAVES, Pool
 from benchmarks.searching import searching
 from benchmarks.timing import compare, row
+from lesion import load
 from lesion.ablation.units import Request
 from lesion.core.neurons import NeuronSet
+from lesion.data.samples import load_samples
+from lesion.remedies.harden import harden
+from lesion.remedies.split import Split
+from tests.remedies.test_harden import PROMPT, critical
 
 
 def test_a_row_holds_medians_and_the_ratio_that_its_goal_is_about():
@@ -81,3 +89,10 @@ def test_channels_are_masked_alone_and_at_random():
     assert len(found.alone) == 192 and {n: len(nlls) for n, nlls in found.together.items()} == {1: 2}
     assert set(found.together[1]) <= set(found.alone), "a random one is one of all"
     assert max(found.alone) >= found.intact and "one of 192:" in found.lines()[1]
+
+
+def test_every_copy_is_lost_alone(tmp_path: Path):
+    vlm = load("tiny-llava")
+    harden(vlm, critical(vlm), tmp_path / "out", Split(2), load_samples("scenes", 1), PROMPT, 4)
+    found = losses(str(tmp_path / "out"), 2, 4)
+    assert (found["units"], found["standing"]) == (8, 8) and 0.5 < found["worst"] < 2

@@ -50,8 +50,8 @@ class WeightEdit(ABC):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], sites: Sites) -> WeightEdit:
-        """From :meth:`as_dict`; with all sites of the model."""
-        raise NotImplementedError
+        """From :meth:`as_dict`; with all sites of the model, and raising likewise."""
+        raise OptionError(f"edit {cls.__name__} cannot be given to other processes; measure it in this one")
 
     @abstractmethod
     def parts(self, model: nn.Module) -> Iterator[torch.Tensor]:

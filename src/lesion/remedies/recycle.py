@@ -14,12 +14,12 @@ import numpy as np
 
 from lesion.core.errors import OptionError
 from lesion.core.neurons import NeuronSet
-from lesion.core.sites import Site, Sites
+from lesion.core.sites import Sites
 from lesion.models.feedforward import FeedForward
 from lesion.models.vlm import VisionLanguageModel
 from lesion.remedies.checkpoint import Asked
 from lesion.remedies.remedy import Change
-from lesion.remedies.split import COPIES, check_times, parent_of, plain_networks, units_of
+from lesion.remedies.split import COPIES, Split, copies, parent_of, plain_networks, units_of
 from lesion.scoring.score import out_norms, score
 
 if TYPE_CHECKING:
@@ -52,15 +52,7 @@ class Recycled(Change):
         return {"split": len(self.split), "times": self.times, "taken": taken}
 
     def sets(self, sites: Sites) -> dict[str, NeuronSet]:
-        units, found = units_of(self.split), dict[Site, np.ndarray]()
-        for site in self.split.sites:
-            now, path = sites.get(site.key), parent_of(site)
-            assert now is not None
-            own = self.split.indices(site).tolist()
-            places = [units[path].index(unit) * (self.times - 1) for unit in own]
-            new = [self.taken[path][at + copy] for at in places for copy in range(self.times - 1)]
-            found[now] = np.array([*own, *new])
-        return {COPIES: NeuronSet.from_arrays(found)}
+        return {COPIES: copies(self.split, self.times, sites, self.taken)}
 
     @property
     def title(self) -> str:
@@ -83,23 +75,8 @@ class Recycled(Change):
         return "What the units wrote whose places were taken is lost."
 
 
-@dataclass(frozen=True)
-class Recycle:
-    """Makes several of each unit, in the places of others.
-
-    Attributes:
-        times: How many.
-    """
-
-    times: int = 4
-
-    def check(self) -> None:
-        """Whether a unit can become so many.
-
-        Raises:
-            OptionError: Fewer than 2.
-        """
-        check_times(self.times)
+class Recycle(Split):
+    """Makes several of each unit, in the places of others."""
 
     def apply(self, vlm: VisionLanguageModel, neurons: NeuronSet, asked: Asked) -> Recycled:
         """Splits units of a model in place.

@@ -96,7 +96,7 @@ class Split:
         """
         check_times(self.times)
 
-    def apply(self, vlm: VisionLanguageModel, neurons: NeuronSet, asked: Asked) -> SplitUnits:
+    def apply(self, vlm: VisionLanguageModel, neurons: NeuronSet, asked: Asked) -> Change:
         """Splits units; errors as for :func:`split`."""
         return SplitUnits(neurons, self.times, split(vlm.model, neurons, self.times))
 
@@ -129,20 +129,24 @@ def split(model: nn.Module, neurons: NeuronSet, times: int) -> int:
     return more
 
 
-def copies(neurons: NeuronSet, times: int, sites: Sites) -> NeuronSet:
+def copies(
+    neurons: NeuronSet, times: int, sites: Sites, taken: Mapping[str, Sequence[int]] | None = None
+) -> NeuronSet:
     """All units that some became: they themselves, and what was made of them.
 
     Args:
         neurons: Units of the model as it was.
         times: How many each became.
         sites: Of the model as it is.
+        taken: Path of a network -> where its copies are, ``times - 1`` for each unit in order; default: behind all others.
     """
     found: dict[Site, np.ndarray] = {}
     units = units_of(neurons)
     for site in neurons.sites:
-        members = units[parent_of(site)]
-        own = [members.index(i) for i in neurons.indices(site).tolist()]
-        new = [site.width + at * (times - 1) + copy for at in own for copy in range(times - 1)]
+        path = parent_of(site)
+        places = range(site.width, site.width + (times - 1) * len(units[path])) if taken is None else taken[path]
+        starts = [units[path].index(i) * (times - 1) for i in neurons.indices(site).tolist()]
+        new = [places[start + copy] for start in starts for copy in range(times - 1)]
         now = sites.get(site.key)
         assert now is not None
         found[now] = np.array([*neurons.indices(site).tolist(), *new])
